@@ -1,0 +1,1 @@
+"""Pure tensor mathematics: no fx, no custom ops, no compiled code."""

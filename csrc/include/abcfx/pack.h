@@ -1,0 +1,47 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "abcfx/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum abcfx_levels { ABCFX_CODED = 0, ABCFX_THERMOMETER = 1 };
+
+/// Quantize an f32 image to bit planes, one pass, all planes, written into an already padded bit image.
+///
+///   coded:        k = clamp(rint((x - shift[0]) * (1 / scale[0])), 0, 2^planes - 1), plane q holds NOT bit q of k
+///   thermometer:  plane q is -1 (bit set) unless x >= 0.5 - shift[q]
+///
+/// rint is round-half-to-even, the arithmetic is f32 in exactly this order (no fused multiply-add), and a NaN compares
+/// false: it gives code 0 in both forms. So the planes equal those of abcfx.quant.activations bit for bit.
+///
+/// src   f32, element (n, c, y, x) at n*stride_n + c*stride_c + y*stride_h + x*stride_w
+/// dst   [images][height + top + bottom][planes][width + left + right][groups * words], words = ceil(channels / groups / 64)
+///       bit b of word i of a group is channel 64 i + b of that group; tail bits and padding pixels are 0
+/// Works on lines [line_begin, line_end) of the images * (height + top + bottom) padded lines: callers own the threads.
+struct abcfx_pack_args {
+  const float* src;
+  uint64_t* dst;
+  const float* scale;
+  const float* shift;
+  int64_t levels;  ///< enum abcfx_levels
+  int64_t planes;  ///< 1 to 8
+  int64_t images, channels, height, width;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  int64_t top, left, bottom, right;
+  int64_t groups;
+  int64_t line_begin, line_end;
+};
+
+typedef int (*abcfx_pack_fn)(const struct abcfx_pack_args* args);
+
+abcfx_pack_fn abcfx_pack_choose(void);
+abcfx_pack_fn abcfx_pack_find(const char* name);
+const char* abcfx_pack_chosen_name(void);
+
+#ifdef __cplusplus
+}
+#endif
