@@ -1,0 +1,11 @@
+"""Operators: `torch.ops.abc.*` (quantized layers, differentiable) and `torch.ops.abc_k.*` (bits and kernels)."""
+
+from abcfx.ops import (  # noqa: F401  importing registers
+    activation,
+    convolution,
+    kernel_conv,
+    kernel_linear,
+    kernel_pack,
+    linear,
+    weight,
+)

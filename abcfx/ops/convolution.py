@@ -1,0 +1,164 @@
+"""abc::convolution:  y = conv(Â, Ŵ) + bias in one, two or three dimensions, plain or transposed, grouped or not.
+
+input  f[n, c, *space]    weight  f[o, c/groups, *kernel] ([c, o/groups, *kernel] if transposed), the live float weight
+→      f[n, o, *space']   in the dtype of the input
+
+Equals aten.convolution on the dequantized operands; zero padding contributes exactly zero (docs/bits.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abcfx.ops.activation import activation_adjoint
+from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.schema import ABC, PLAN_ARGUMENTS
+from abcfx.ops.weight_cache import PackedWeight, WeightRecipe, dequantized, packed
+from abcfx.plan import LayerPlan
+from abcfx.quant import activations, ste
+
+ABC.define(
+    "convolution(Tensor input, Tensor weight, Tensor? bias, Tensor scale, Tensor shift, SymInt[] stride, "
+    "SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, "
+    f"{PLAN_ARGUMENTS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+aten_convolution = torch.ops.aten.convolution.default
+
+
+def convolution_kind(weight: Tensor, transposed: bool) -> str:
+    """"conv2d", "conv_transpose1d" ...: the name torch.nn.functional gives it."""
+    return f"conv{'_transpose' if transposed else ''}{weight.dim() - 2}d"
+
+
+@torch.library.impl(ABC, "convolution", "CompositeExplicitAutograd")
+def convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *arguments: Any
+) -> Tensor:
+    geometry, plan = arguments[:6], LayerPlan(*arguments[6:])
+    transposed, groups = geometry[3], geometry[5]
+    check_convolution(input, weight, transposed, groups)
+    recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
+    kind = convolution_kind(weight, transposed)
+    if kernel_or_reason(kind, tuple(weight.shape), groups, input.dtype, plan, input.device):
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
+        bias = None if bias is None else bias.to(dtype)
+        return aten_convolution(quantized, dequantized(weight, recipe).to(dtype), bias, *geometry).to(input.dtype)
+    # looked up for the weight itself: the view that a 1-d convolution makes of it below is a new tensor each time
+    weight_2d = _with_two_dims(weight)
+    bits = weight_2d.shape[2:]
+    kernel = packed(weight, recipe)
+    out = _conv2d(_with_two_dims(input), kernel, bits, bias, scale, shift, geometry, plan)
+    return (out.squeeze(2) if weight.dim() == 3 else out).to(input.dtype)
+
+
+def _with_two_dims(tensor: Tensor) -> Tensor:
+    """A 1-d convolution is a 2-d one over an image of one line."""
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
+
+
+def two_dims(values: list[int], fill: int) -> list[int]:
+    return [fill, *values] if len(values) == 1 else list(values)
+
+
+def _conv2d(
+    input: Tensor,
+    weight: PackedWeight,
+    kernel: torch.Size,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    geometry: tuple,
+    plan: LayerPlan,
+) -> Tensor:
+    stride, padding, dilation, _transposed, _output_padding, groups = geometry
+    padding = two_dims(padding, 0)
+    scale, shift = scale.float(), shift.float()
+    bits = torch.ops.abc_k.pack_image(
+        input.float(), scale, shift, plan.activation_bases, plan.levels, groups, padding
+    )
+    out = torch.ops.abc_k.conv2d(
+        bits,
+        *weight,
+        None if bias is None else bias.float(),
+        scale,
+        shift,
+        plan.levels,
+        input.shape[1] // groups,
+        list(kernel),
+        two_dims(stride, 1),
+        padding,
+        two_dims(dilation, 1),
+        groups,
+    )
+    return out.permute(0, 3, 1, 2)
+
+
+def check_convolution(input: Tensor, weight: Tensor, transposed: bool, groups: int) -> None:
+    if input.dim() != weight.dim():
+        raise ValueError(
+            f"abc::convolution got an input of shape {list(input.shape)}; its weight {list(weight.shape)} needs "
+            f"{weight.dim()} dimensions [batch, channels, ...]"
+        )
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    if input.shape[1] != channels:
+        raise ValueError(
+            f"abc::convolution got an input of shape {list(input.shape)}; its weight {list(weight.shape)} with "
+            f"groups={groups} needs {channels} channels"
+        )
+    if not input.dtype.is_floating_point:
+        raise ValueError(f"abc::convolution needs a floating-point input, got {input.dtype}")
+
+
+@torch.library.register_fake("abc::convolution", lib=ABC)
+def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *arguments: Any) -> Tensor:
+    geometry, plan = arguments[:6], LayerPlan(*arguments[6:])
+    check_convolution(input, weight, geometry[3], geometry[5])
+    out = aten_convolution(input, weight.to(input.dtype), None, *geometry)
+    kind = convolution_kind(weight, geometry[3])
+    if kernel_or_reason(kind, tuple(weight.shape), geometry[5], input.dtype, plan, input.device):
+        return out
+    n, o, *space = out.shape
+    channels_last = input.new_empty(n, *([1] * (2 - len(space))), *space, o).movedim(-1, 1)
+    return channels_last.squeeze(2) if len(space) == 1 else channels_last
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    input, weight, bias, scale, shift, *arguments = inputs
+    ctx.geometry, ctx.plan = tuple(arguments[:6]), LayerPlan(*arguments[6:])
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(input, weight, scale, shift)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    """(dx̂, dŴ, db) of the float convolution on the dequantized operands; then the rules of abcfx/quant/ste.py."""
+    input, weight, scale, shift = ctx.saved_tensors
+    plan, groups, transposed = ctx.plan, ctx.geometry[5], ctx.geometry[3]
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    need_x, need_w, need_b, need_scale, need_shift = ctx.needs_input_grad[:5]
+    need_activation = need_x or need_scale or need_shift
+    x_hat = torch.ops.abc.quantize_activation(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
+    w_hat = torch.ops.abc.quantize_weight(
+        weight, transposed, groups, plan.weight_bases, plan.basis, plan.per_channel
+    ).to(dtype)
+    bias_sizes = [grad.shape[1]] if ctx.bias_dtype is not None else None
+    dx_hat, dw_hat, db = torch.ops.aten.convolution_backward(
+        grad.to(dtype), x_hat, w_hat, bias_sizes, *ctx.geometry, [need_activation, need_w, need_b]
+    )
+    dx = dscale = dshift = dw = None
+    if need_activation:
+        dx, dscale, dshift = activation_adjoint(
+            dx_hat, input.to(dtype), scale, shift, plan.activation_bases, plan.levels
+        )
+        dx = dx.to(input.dtype)
+    if need_w:
+        dw = ste.weight_adjoint(dw_hat.to(weight.dtype), weight, plan.basis)
+    db = db.to(ctx.bias_dtype) if need_b and ctx.bias_dtype is not None else None
+    return dx, dw, db, dscale, dshift, *([None] * 11)
+
+
+torch.library.register_autograd("abc::convolution", _backward, setup_context=_setup_context, lib=ABC)

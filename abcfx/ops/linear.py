@@ -1,0 +1,110 @@
+"""abc::linear:  y = Â·Ŵᵀ + bias,  Â = Σ_q β_q A_q + c,  Ŵ = Σ_p α_p B_p.
+
+input  f[..., k]    weight  f[o, k], the live float weight    bias  f[o] or None    scale, shift: docs/levels.md
+→      f[..., o]    in the dtype of the input
+
+Equals F.linear on the dequantized operands. Where a kernel exists and pays, the product runs on bit planes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abcfx.ops.activation import activation_adjoint
+from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.schema import ABC, PLAN_ARGUMENTS
+from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
+from abcfx.plan import LayerPlan
+from abcfx.quant import activations, ste
+
+ABC.define(
+    f"linear(Tensor input, Tensor weight, Tensor? bias, Tensor scale, Tensor shift, {PLAN_ARGUMENTS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl(ABC, "linear", "CompositeExplicitAutograd")
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *plan_arguments: Any
+) -> Tensor:
+    check_linear(input, weight)
+    plan = LayerPlan(*plan_arguments)
+    recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel)
+    if kernel_or_reason("linear", tuple(weight.shape), 1, input.dtype, plan, input.device):
+        return _dense(input, weight, bias, scale, shift, plan, recipe)
+    bits = torch.ops.abc_k.pack_rows(
+        input.reshape(-1, input.shape[-1]).float(), scale.float(), shift.float(), plan.activation_bases, plan.levels
+    )
+    out = torch.ops.abc_k.linear(
+        bits,
+        *packed(weight, recipe),
+        None if bias is None else bias.float(),
+        scale.float(),
+        shift.float(),
+        plan.levels,
+        input.shape[-1],
+    )
+    return out.view(*input.shape[:-1], weight.shape[0]).to(input.dtype)
+
+
+def _dense(
+    input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, plan: LayerPlan, recipe: WeightRecipe
+) -> Tensor:
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
+    out = F.linear(quantized, dequantized(weight, recipe).to(dtype), None if bias is None else bias.to(dtype))
+    return out.to(input.dtype)
+
+
+def check_linear(input: Tensor, weight: Tensor) -> None:
+    if weight.dim() != 2:
+        raise ValueError(f"abc::linear needs a weight [out, in], got {list(weight.shape)}")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"abc::linear got an input of shape {list(input.shape)}; its weight {list(weight.shape)} needs "
+            f"{weight.shape[1]} values in the last dimension"
+        )
+    if not input.dtype.is_floating_point:
+        raise ValueError(f"abc::linear needs a floating-point input, got {input.dtype}")
+
+
+@torch.library.register_fake("abc::linear", lib=ABC)
+def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *_: Any) -> Tensor:
+    check_linear(input, weight)
+    return input.new_empty(*input.shape[:-1], weight.shape[0])
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    input, weight, bias, scale, shift, *plan_arguments = inputs
+    ctx.plan = LayerPlan(*plan_arguments)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(input, weight, scale, shift)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    """dx̂ = dy·Ŵ, dŴ = dyᵀ·x̂, db = Σ_rows dy; then the straight-through rules of abcfx/quant/ste.py."""
+    input, weight, scale, shift = ctx.saved_tensors
+    plan: LayerPlan = ctx.plan
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    rows, grad_rows = input.reshape(-1, input.shape[-1]).to(dtype), grad.reshape(-1, grad.shape[-1]).to(dtype)
+    dx = dscale = dshift = dw = db = None
+    need_x, need_w, need_b, need_scale, need_shift = ctx.needs_input_grad[:5]
+    if need_x or need_scale or need_shift:
+        quantized = torch.ops.abc.quantize_weight(weight, False, 1, plan.weight_bases, plan.basis, plan.per_channel)
+        dx, dscale, dshift = activation_adjoint(
+            grad_rows @ quantized.to(dtype), rows, scale, shift, plan.activation_bases, plan.levels
+        )
+        dx = dx.view_as(input).to(input.dtype)
+    if need_w:
+        quantized = torch.ops.abc.quantize_activation(rows, scale, shift, plan.activation_bases, plan.levels)
+        dw = ste.weight_adjoint((grad_rows.t() @ quantized).to(weight.dtype), weight, plan.basis)
+    if need_b and ctx.bias_dtype is not None:
+        db = grad_rows.sum(0).to(ctx.bias_dtype)
+    return dx, dw, db, dscale, dshift, None, None, None, None, None
+
+
+torch.library.register_autograd("abc::linear", _backward, setup_context=_setup_context, lib=ABC)

@@ -1,0 +1,122 @@
+"""Quantized forms of a weight, made once and kept until the weight changes.
+
+A weight may change at any time (optimizer steps, load_state_dict, in-place edits), so every look-up compares what is
+kept with the live tensor and its version. Three things a version counter does not see are handled apart:
+
+* fused optimizers write without bumping it: a hook after every optimizer step forgets the parameters it owns;
+* inference tensors have none: their values are compared with a copy;
+* `p.data.mul_(2)` hides behind a detached tensor: call `invalidate(module_or_tensor)` after such an edit.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdKeyDictionary
+
+from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
+
+
+class WeightRecipe(NamedTuple):
+    """What has to be made of a float weight. `transposed` and `groups` say where its output channels are."""
+
+    weight_bases: int
+    basis: str
+    per_channel: bool
+    transposed: bool = False
+    groups: int = 1
+
+
+class PackedWeight(NamedTuple):
+    """bits  i64[groups, ⌈O/groups/8⌉, M, taps·words, 8]     alpha  f32[M, O]     tap_sums  f32[O, taps] = Σ_channels Ŵ"""
+
+    bits: Tensor
+    alpha: Tensor
+    tap_sums: Tensor
+
+
+class _Kept(NamedTuple):
+    version: int | Tensor
+    value: Any
+
+
+_lock = threading.RLock()
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def packed(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
+    """Bit planes, scales and tap sums of `weight`: of the live values, never of earlier ones."""
+    return _look_up(weight, ("packed", recipe), lambda: _pack(weight, recipe))
+
+
+def dequantized(weight: Tensor, recipe: WeightRecipe) -> Tensor:
+    """Ŵ = Σ_p α_p B_p in the layout and dtype of `weight`."""
+    return _look_up(weight, ("dequantized", recipe), lambda: _dequantize(weight, recipe))
+
+
+def invalidate(target: nn.Module | Tensor) -> None:
+    """Forget what was made of a tensor, or of every parameter and buffer of a module.
+
+    Only needed after edits that PyTorch itself does not see, such as `p.data.mul_(2)`.
+    """
+    tensors = [target] if isinstance(target, Tensor) else [*target.parameters(), *target.buffers()]
+    with _lock:
+        for tensor in tensors:
+            _kept.pop(tensor, None)
+
+
+def _look_up(weight: Tensor, key: tuple, make: Any) -> Any:
+    # A view (a transposed weight) is a new object at each call: what is kept hangs on the tensor it looks at.
+    owner = weight._base if weight._is_view() and weight._base is not None else weight
+    key = (*key, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype)
+    with _lock:
+        entries = _kept.get(owner)
+        if entries is not None and key in entries and _is_current(owner, entries[key].version):
+            return entries[key].value
+        version = owner.detach().clone() if owner.is_inference() else owner._version
+        # Made outside inference mode, so that what is kept can also serve a training step later.
+        with torch.inference_mode(False), torch.no_grad():
+            value = make()
+        if entries is None:
+            entries = _kept[owner] = {}
+        entries[key] = _Kept(version, value)
+        return value
+
+
+def _is_current(owner: Tensor, version: int | Tensor) -> bool:
+    if owner.is_inference():
+        return isinstance(version, Tensor) and torch.equal(version, owner)
+    return version == owner._version
+
+
+def _fit(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.Size]:
+    flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
+    bases, scales = fit_bases(flat.flatten(1), recipe.weight_bases, recipe.basis, recipe.per_channel)
+    return bases, scales, flat.shape
+
+
+def _pack(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
+    bases, scales, shape = _fit(weight, recipe)
+    tap_sums = dequantize_bases(bases, scales).view(shape).sum(-1)
+    bits = torch.ops.abc_k.pack_weights(bases.view(-1, *shape), recipe.groups)
+    return PackedWeight(bits, scales, tap_sums)
+
+
+def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
+    bases, scales, shape = _fit(weight, recipe)
+    flat = dequantize_bases(bases, scales).view(shape)
+    return unflatten_weight(flat, weight.shape, recipe.transposed, recipe.groups).to(weight.dtype)
+
+
+def _forget_stepped_parameters(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    with _lock:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                _kept.pop(parameter, None)
+
+
+register_optimizer_step_post_hook(_forget_stepped_parameters)
