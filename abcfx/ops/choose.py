@@ -12,7 +12,7 @@ MIN_CHANNELS = 16
 
 # Largest M·N that still beats f32 on the variant the library chose; measured on 3x3 convolutions with 128 and more
 # channels, two threads, pack included (`python -m abcfx bench` comes with the cost model).
-BREAK_EVEN = {"avx512vpopcnt": 16, "avx2": 4, "portable": 1, "reference": 64}
+BREAK_EVEN = {"avx512vpopcnt": 16, "avx2": 4, "portable": 1}
 
 
 def kernel_or_reason(
@@ -36,8 +36,11 @@ def kernel_or_reason(
         return "float64 input: the kernels combine in float32"
     if weight[1] < MIN_CHANNELS:
         return f"{weight[1]} channels per group; the binary kernel needs {MIN_CHANNELS} to pay"
-    limit = BREAK_EVEN[library.kernel_variant()]
+    variant = library.kernel_variant()
+    if variant == "reference":
+        return "the compiled kernels are not loaded (python -m abcfx doctor says why)"
+    limit = BREAK_EVEN[variant]
     products = plan.weight_bases * plan.activation_bases
     if products > limit:
-        return f"M·N = {products} is beyond the break-even of {limit} on {library.kernel_variant()}"
+        return f"M·N = {products} is beyond the break-even of {limit} on {variant}"
     return None

@@ -1,0 +1,34 @@
+"""abcfx: ABC-Net quantization for PyTorch (W ≈ Σ α_p B_p, A ≈ Σ β_q A_q) on XNOR-popcount kernels.
+
+    quantized = abcfx.quantize_model(model, M=2, N=2)
+    abcfx.calibrate(quantized, batches)
+    fast = torch.compile(quantized, backend="abc")
+"""
+
+from abcfx import _path
+
+_path.extend(__path__)
+
+from abcfx import ops  # noqa: E402, F401  importing registers torch.ops.abc and torch.ops.abc_k
+from abcfx.api import plan_of, quantize_, quantize_model  # noqa: E402
+from abcfx.calibrate import calibrate, calibration  # noqa: E402
+from abcfx.config import Config  # noqa: E402
+from abcfx.layers import NotCalibratedError  # noqa: E402
+from abcfx.ops.weight_cache import invalidate  # noqa: E402
+from abcfx.plan import LayerPlan, Plan  # noqa: E402
+from abcfx.summary import summary  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "LayerPlan",
+    "NotCalibratedError",
+    "Plan",
+    "calibrate",
+    "calibration",
+    "invalidate",
+    "plan_of",
+    "quantize_",
+    "quantize_model",
+    "summary",
+]

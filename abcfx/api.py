@@ -1,0 +1,134 @@
+"""quantize_model and quantize_: find the layers, plan, replace. The original model is never touched by quantize_model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from abcfx.config import Config
+from abcfx.debug import log
+from abcfx.layers import QUANTIZED
+from abcfx.plan import LayerPlan, LayerSite, Plan
+from abcfx.sites import float_class, functional_owners, module_sites
+
+FilterFn = Callable[[nn.Module, str], bool]
+
+
+def quantize_model(
+    model: nn.Module,
+    M: int = 2,
+    N: int = 2,
+    *,
+    basis: str = "alternating",
+    levels: str = "coded",
+    per_channel: bool = True,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    first_last_float: bool = True,
+    filter_fn: FilterFn | None = None,
+    config: Config | None = None,
+) -> nn.Module:
+    """A quantized copy of `model`: W ≈ Σ_p α_p B_p with M bases, A ≈ Σ_q β_q A_q with N; the original is untouched.
+
+    Every convolution and linear layer that can be replaced is; `plan_of(new)` says which, and why each other one was
+    left in float. Calibrate before use: `abcfx.calibrate(new, batches)`.
+
+    filter_fn(module, name) → bool: quantize only where it is true, on top of the other rules.
+    config: a Config instead of the single arguments.
+
+    Raises ValueError for M or N outside 1..8, for rules that match nothing, for NaN or infinite weights (naming the
+    layer) and for a model without any layer that can be quantized; TypeError for something that is not an nn.Module.
+    Source: Lin, Zhao, Pan 2017, "Towards Accurate Binary Convolutional Neural Network".
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"quantize_model takes an nn.Module, got {type(model).__name__}")
+    if config is None:
+        config = Config(
+            M, N, basis, levels, per_channel, include, exclude, overrides or {}, first_last_float  # type: ignore[arg-type]
+        )
+    return _quantize(copy.deepcopy(model), config, filter_fn)
+
+
+def quantize_(model: nn.Module, config: Config | None = None, filter_fn: FilterFn | None = None) -> None:
+    """Quantize in place: the layers of `model` are replaced, their Parameters stay the same objects.
+
+    Raises as quantize_model does, before anything is changed; and ValueError if the model is itself one layer.
+    """
+    if float_class(model) is not None:
+        raise ValueError("the model is itself one layer and cannot be replaced in place; use quantize_model")
+    _quantize(model, config or Config(), filter_fn)
+
+
+def plan_of(model: nn.Module) -> Plan:
+    """What quantize_model decided: LayerPlan of each quantized layer, reason of each other one."""
+    plan = getattr(model, "_abcfx_plan", None)
+    if plan is None:
+        raise ValueError("this model was not made by abcfx.quantize_model")
+    return plan
+
+
+def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> nn.Module:
+    found = list(module_sites(model))
+    owners = {id(module): trace_functional(module, name) for name, module in functional_owners(model)}
+    functional = [site for traced in owners.values() for site in traced.sites]
+    sites = [site for site, _ in found] + functional
+    config.check_globs(site.name for site in sites)
+    modules = {site.name: module for site, module in found}
+    plan = make_plan(sites, config, lambda name: filter_fn is None or filter_fn(modules[name], name))
+    if not plan.layers:
+        reasons = "; ".join(f"{name or '(root)'}: {reason}" for name, reason in plan.reasons.items())
+        raise ValueError(f"no layer can be quantized ({reasons or 'the model has no convolution or linear layer'})")
+    new = {
+        id(module): QUANTIZED[float_class(module)][0].from_float(module, plan.layers[site.name], site.name)
+        for site, module in found
+        if site.name in plan.layers
+    }
+    model = _replace(model, new)
+    for name, layer_plan in plan.layers.items():
+        log(1, f"{name}: quantized, {layer_plan}")
+    for name, reason in plan.reasons.items():
+        log(1, f"{name}: float, {reason}")
+    _leave_fast_paths(model)
+    model._abcfx_plan = plan
+    return model
+
+
+def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
+    """Put new modules in the place of old ones, everywhere they are used."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in new:
+                parent._modules[name] = new[id(child)]
+    return new.get(id(model), model)
+
+
+def _leave_fast_paths(model: nn.Module) -> None:
+    """The fused inference path of the transformer encoder reads float weights and would pass quantized layers by."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+
+
+def make_plan(sites: list[LayerSite], config: Config, accept: Callable[[str], bool] = lambda name: True) -> Plan:
+    """The given M, N for every site that may be quantized; a reason for each other one."""
+    layers, reasons = {}, {}
+    able = [site.name for site in sites if site.reason is None]
+    ends = {able[0], able[-1]} if able and config.first_last_float and len(able) > 1 else set()
+    for site in sites:
+        reason = site.reason or config.reason_to_skip(site.name)
+        if reason is None and not accept(site.name):
+            reason = "filter_fn said no"
+        if reason is None and site.name in ends and not config.names(site.name):
+            which = "first" if site.name == able[0] else "last"
+            reason = f"the {which} layer stays float by default (first_last_float=False or include changes that)"
+        if reason is None:
+            layers[site.name] = config.plan_for(site.name)
+        else:
+            reasons[site.name] = reason
+    return Plan(layers, reasons)

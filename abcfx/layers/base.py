@@ -1,0 +1,85 @@
+"""What every quantized layer has in common: its plan, its activation levels, and how it is calibrated.
+
+A quantized layer is a subclass of the torch layer it replaces and holds the *same* Parameters under the same names, so
+state_dict keys, optimizers, tied weights, pickle and deepcopy go on working. It adds two Parameters, `activation_scale`
+and `activation_shift` (docs/levels.md). They are NaN until the layer is calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abcfx.plan import LayerPlan
+
+
+class NotCalibratedError(RuntimeError):
+    """A quantized layer was used before its activation levels were fitted."""
+
+
+class ABCLayer(nn.Module):
+    """Mixin of the quantized layers; the torch layer stands beside it in the bases of each class.
+
+    plan      the LayerPlan this layer follows          abc_name  its fully qualified name, for messages
+    observer  set while calibrating: sees each input, and the layer computes in float meanwhile
+    """
+
+    plan: LayerPlan
+    abc_name: str
+    observer: Callable[[ABCLayer, Tensor], None] | None
+    activation_scale: nn.Parameter
+    activation_shift: nn.Parameter
+    calibrated: bool
+
+    @classmethod
+    def from_float(cls, layer: nn.Module, plan: LayerPlan, name: str) -> ABCLayer:
+        """A quantized layer with the Parameters, buffers, hooks and mode of `layer`, which is not changed."""
+        new = cls.__new__(cls)
+        # what nn.Module keeps in dictionaries is copied one level deep: the Parameters themselves are shared
+        new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in layer.__dict__.items()})
+        new.adopt_plan(plan, name)
+        return new
+
+    def adopt_plan(self, plan: LayerPlan, name: str) -> None:
+        """Set the plan and forget the calibration: levels fitted for another plan mean nothing to this one."""
+        self.plan, self.abc_name, self.observer, self.calibrated = plan, name, None, False
+        weight: Tensor = self.weight
+        values = plan.activation_bases if plan.levels == "thermometer" else 1
+        dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+        for parameter in ("activation_scale", "activation_shift"):
+            nan = torch.full((values,), torch.nan, dtype=dtype, device=weight.device)
+            self.register_parameter(parameter, nn.Parameter(nan))
+
+    def set_levels(self, scale: Tensor, shift: Tensor) -> None:
+        """Take fitted activation levels; ValueError if they are not finite."""
+        if not (torch.isfinite(scale).all() and torch.isfinite(shift).all()):
+            raise ValueError(f"{self.abc_name}: activation levels must be finite, got scale={scale}, shift={shift}")
+        with torch.no_grad():
+            self.activation_scale.copy_(scale)
+            self.activation_shift.copy_(shift)
+        self.calibrated = True
+
+    def levels_or_raise(self) -> tuple[Tensor, Tensor]:
+        if not self.calibrated:
+            raise NotCalibratedError(
+                f"{self.abc_name}: activation levels are not fitted; call abcfx.calibrate(model, batches), or run a few "
+                f"batches inside `with abcfx.calibration(model):`, before using a quantized model"
+            )
+        return self.activation_scale, self.activation_shift
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A float checkpoint has no levels: what was fitted before is kept, and nothing is reported missing.
+        for name in ("activation_scale", "activation_shift"):
+            if f"{prefix}weight" in state_dict and f"{prefix}{name}" not in state_dict:
+                state_dict[f"{prefix}{name}"] = getattr(self, name).detach()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        scale, shift = self.activation_scale, self.activation_shift
+        self.calibrated = not scale.is_meta and bool(torch.isfinite(scale).all() and torch.isfinite(shift).all())
+
+    def extra_repr(self) -> str:
+        plan = self.plan
+        text = f"M={plan.weight_bases}, N={plan.activation_bases}, basis={plan.basis}, levels={plan.levels}"
+        return f"{super().extra_repr()}, {text}{'' if self.calibrated else ', NOT CALIBRATED'}"

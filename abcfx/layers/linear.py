@@ -1,0 +1,39 @@
+"""Quantized linear layers: nn.Linear, and the [in, out] weight of Hugging Face's Conv1D."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from abcfx.layers.base import ABCLayer
+
+
+class ABCLinear(ABCLayer, nn.Linear):
+    """y = Â·Ŵᵀ + bias: `torch.ops.abc.linear` on the Parameters of the nn.Linear it replaces.
+
+    input f[..., in_features] → f[..., out_features]. Raises NotCalibratedError before calibration.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer(self, input)
+            return F.linear(input, self.weight, self.bias)
+        scale, shift = self.levels_or_raise()
+        return torch.ops.abc.linear(input, self.weight, self.bias, scale, shift, *self.plan.op_arguments())
+
+
+class ABCMatmul(ABCLayer):
+    """y = Â·Ŵ + bias with the weight as x @ weight has it: f[in, out] (functional layers, addmm, Conv1D)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = weight, bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight.t()
+        if self.observer is not None:
+            self.observer(self, input)
+            return F.linear(input, weight, self.bias)
+        scale, shift = self.levels_or_raise()
+        return torch.ops.abc.linear(input, weight, self.bias, scale, shift, *self.plan.op_arguments())

@@ -1,0 +1,92 @@
+"""Activations as scaled sums of binary bases: x ≈ Σ_q β_q A_q + c, entries of A ±1, levels shared by a whole tensor.
+
+coded         scale f32[1] = Δ > 0, shift f32[1] = o: a uniform quantizer with 2^N levels whose code bits are the planes
+                  k = clamp(round_half_even((x - o) · (1/Δ)), 0, 2^N - 1)        x̂ = Δ·k + o
+                  A_q = +1 iff bit q of k is set        β_q = Δ·2^q / 2        c = o + Δ·(2^N - 1)/2
+              since Δ·k = Σ_q Δ·2^q·(A_q + 1)/2. Source: LSQ (Esser 2020); with a shift LSQ+ (Bhalgat 2020).
+thermometer   scale f32[N] = β, shift f32[N] = v: N thresholds, N + 1 levels
+                  A_q = +1 iff x >= 0.5 - v_q, that is sign(clip(x + v_q, 0, 1) - 0.5)        x̂ = Σ_q β_q A_q        c = 0
+              Source: ABC-Net (Lin, Zhao, Pan 2017), eq. 7 to 9.
+
+The arithmetic is f32 in exactly the order written (the reciprocal first, no fused multiply-add), so that the packing
+kernels give the same planes bit for bit. NaN gives code 0, and -1 in every thermometer plane.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from abcfx.quant.cells import SortedRows, require_finite
+from abcfx.quant.fit_coded import fit_coded
+from abcfx.quant.fit_thermometer import fit_thermometer
+
+FITS = {"coded": fit_coded, "thermometer": fit_thermometer}
+
+
+def codes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
+    """k of "coded" levels as integral f32 of x's shape."""
+    steps = (x.to(torch.float32) - shift) * scale.reciprocal()
+    return steps.round().clamp(0, 2**activation_bases - 1).nan_to_num(nan=0.0)
+
+
+def planes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
+    """Binary bases of activations: [...] → ±1 f32[activation_bases, ...]."""
+    require_levels(levels)
+    if levels == "coded":
+        k = codes(x, scale, shift, activation_bases).to(torch.int64)
+        return torch.stack([(k >> q & 1) * 2 - 1 for q in range(activation_bases)]).to(torch.float32)
+    return torch.stack([_thermometer_plane(x, shift[q]) for q in range(activation_bases)])
+
+
+def coefficients(scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> tuple[Tensor, Tensor]:
+    """(β f32[activation_bases], c f32[]) of x̂ = Σ_q β_q A_q + c."""
+    require_levels(levels)
+    if levels == "coded":
+        powers = 2.0 ** torch.arange(activation_bases, dtype=torch.float32, device=scale.device)
+        return scale * (powers / 2), (shift + scale * ((2**activation_bases - 1) / 2)).reshape(())
+    return scale, torch.zeros((), dtype=torch.float32, device=scale.device)
+
+
+def quantize(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
+    """x̂, the value on the nearest side of each threshold, in the shape and dtype of x."""
+    require_levels(levels)
+    if levels == "coded":
+        return (codes(x, scale, shift, activation_bases) * scale + shift).to(x.dtype)
+    total = scale[0] * _thermometer_plane(x, shift[0])
+    for q in range(1, activation_bases):
+        total = total + scale[q] * _thermometer_plane(x, shift[q])
+    return total.to(x.dtype)
+
+
+def fit(samples: Tensor, activation_bases: int, levels: str) -> tuple[Tensor, Tensor]:
+    """Scale and shift that make ‖x - x̂‖² over the samples small; the same samples always give the same answer.
+
+    samples  any shape and float dtype; non-negative samples get o = 0 with "coded" levels, so that zero stays exact
+    →        (scale, shift) f32, [1] each for "coded", [activation_bases] each for "thermometer"
+
+    All-zero samples give levels that contain 0. Raises ValueError for samples that are not finite or none at all.
+    """
+    require_levels(levels)
+    if not 1 <= activation_bases <= 8:
+        raise ValueError(f"activation bases must be 1 to 8, got {activation_bases}")
+    if not samples.numel():
+        raise ValueError("no activations to fit the levels to")
+    row = samples.detach().to(torch.float32).reshape(1, -1)
+    require_finite(row, "activations")
+    # a few thousand numbers decide: the search runs on the CPU, which also has f64 everywhere
+    largest = row.abs().max()
+    if largest == 0:
+        largest = torch.ones_like(largest)
+    rows = SortedRows.of((row / largest).cpu())
+    scale, shift = FITS[levels](rows, activation_bases, float(largest))
+    return scale.to(row.device, torch.float32), shift.to(row.device, torch.float32)
+
+
+def require_levels(levels: str) -> None:
+    if levels not in FITS:
+        raise ValueError(f"levels must be one of {', '.join(FITS)}, got {levels!r}")
+
+
+def _thermometer_plane(x: Tensor, shift: Tensor) -> Tensor:
+    return (x.to(torch.float32) >= 0.5 - shift).to(torch.float32) * 2 - 1
