@@ -5,7 +5,7 @@ coded         scale f32[1] = Δ > 0, shift f32[1] = o: a uniform quantizer with 
                   A_q = +1 iff bit q of k is set        β_q = Δ·2^q / 2        c = o + Δ·(2^N - 1)/2
               since Δ·k = Σ_q Δ·2^q·(A_q + 1)/2. Source: LSQ (Esser 2020); with a shift LSQ+ (Bhalgat 2020).
 thermometer   scale f32[N] = β, shift f32[N] = v: N thresholds, N + 1 levels
-                  A_q = +1 iff x >= 0.5 - v_q, that is sign(clip(x + v_q, 0, 1) - 0.5)        x̂ = Σ_q β_q A_q        c = 0
+                  A_q = +1 iff x >= 0.5 - v_q, that is sign(clip(x + v_q, 0, 1) - 0.5)     x̂ = Σ_q β_q A_q     c = 0
               Source: ABC-Net (Lin, Zhao, Pan 2017), eq. 7 to 9.
 
 The arithmetic is f32 in exactly the order written (the reciprocal first, no fused multiply-add), so that the packing
@@ -26,7 +26,7 @@ FITS = {"coded": fit_coded, "thermometer": fit_thermometer}
 
 def codes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
     """k of "coded" levels as integral f32 of x's shape."""
-    steps = (x.to(torch.float32) - shift) * scale.reciprocal()
+    steps = (x.to(torch.float32) - shift[0]) * scale[0].reciprocal()
     return steps.round().clamp(0, 2**activation_bases - 1).nan_to_num(nan=0.0)
 
 
@@ -44,7 +44,7 @@ def coefficients(scale: Tensor, shift: Tensor, activation_bases: int, levels: st
     require_levels(levels)
     if levels == "coded":
         powers = 2.0 ** torch.arange(activation_bases, dtype=torch.float32, device=scale.device)
-        return scale * (powers / 2), (shift + scale * ((2**activation_bases - 1) / 2)).reshape(())
+        return scale * (powers / 2), shift[0] + scale[0] * ((2**activation_bases - 1) / 2)
     return scale, torch.zeros((), dtype=torch.float32, device=scale.device)
 
 
@@ -52,7 +52,7 @@ def quantize(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, lev
     """x̂, the value on the nearest side of each threshold, in the shape and dtype of x."""
     require_levels(levels)
     if levels == "coded":
-        return (codes(x, scale, shift, activation_bases) * scale + shift).to(x.dtype)
+        return (codes(x, scale, shift, activation_bases) * scale[0] + shift[0]).to(x.dtype)
     total = scale[0] * _thermometer_plane(x, shift[0])
     for q in range(1, activation_bases):
         total = total + scale[q] * _thermometer_plane(x, shift[q])
@@ -72,14 +72,11 @@ def fit(samples: Tensor, activation_bases: int, levels: str) -> tuple[Tensor, Te
         raise ValueError(f"activation bases must be 1 to 8, got {activation_bases}")
     if not samples.numel():
         raise ValueError("no activations to fit the levels to")
-    row = samples.detach().to(torch.float32).reshape(1, -1)
+    row = samples.detach().to(torch.float32).reshape(-1)
     require_finite(row, "activations")
-    # a few thousand numbers decide: the search runs on the CPU, which also has f64 everywhere
-    largest = row.abs().max()
-    if largest == 0:
-        largest = torch.ones_like(largest)
-    rows = SortedRows.of((row / largest).cpu())
-    scale, shift = FITS[levels](rows, activation_bases, float(largest))
+    unit = float(row.abs().max()) or 1.0  # keeps squares in range; f64 below, which only the CPU has everywhere
+    scale, place = (unit * found for found in FITS[levels](SortedRows.of(row.cpu() / unit), activation_bases))
+    shift = place if levels == "coded" else 0.5 - place
     return scale.to(row.device, torch.float32), shift.to(row.device, torch.float32)
 
 

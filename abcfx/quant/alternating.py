@@ -1,8 +1,8 @@
 """Alternating minimization of ‖w - Σ_p α_p B_p‖² over scales and bases, all output channels at once.
 
-For fixed α the best bases pick, for each weight, the nearest of the 2^p levels Σ_p ±α_p; for fixed bases the best α is a
-least-squares problem. Both steps lower the error, so their alternation converges. In the first step the weights of one
-code form an interval, hence only interval counts and sums are needed (cells.py), never the weights one by one.
+For fixed α the best bases pick, for each weight, the nearest of the 2^p levels Σ_p ±α_p; for fixed bases the best α
+is a least-squares problem. Both steps lower the error, so their alternation converges. In the first step the weights
+of one code form an interval, so that only interval counts and sums are needed (cells.py), never each weight.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def nearest_bases(w: Tensor, scales: Tensor) -> Tensor:
 
 
 def _levels(scales: Tensor) -> tuple[Tensor, Tensor]:
-    """All Σ_p ±α_p in ascending order with their codes: f64[o, p] → (f64[o, 2^p], i64[o, 2^p]); bit p set means +α_p."""
+    """All Σ_p ±α_p, ascending, and their codes: f64[o, p] → (f64[o, 2^p], i64[o, 2^p]); bit p set means +α_p."""
     levels, order = (scales @ _code_signs(scales).T).sort(-1)
     return levels, order
 

@@ -32,10 +32,10 @@ def require_finite(values: Tensor, what: str) -> None:
 
 @dataclass(frozen=True)
 class SortedRows:
-    """Rows of samples, sorted, with prefix sums.
+    """Samples, sorted, with prefix sums: one row per problem, or a single row that many problems share.
 
-    values  f32[r, n]       ascending
-    prefix  f64[r, n + 1]   prefix[:, i] = Σ of the i smallest
+    values  f32[r, n] or f32[n]           ascending
+    prefix  f64[r, n + 1] or f64[n + 1]   prefix[..., i] = Σ of the i smallest
     """
 
     values: Tensor
@@ -49,11 +49,16 @@ class SortedRows:
         return cls(values, prefix)
 
     def bounds(self, edges: Tensor) -> Tensor:
-        """Where cells begin and end: f32[r, e] ascending edges → i64[r, e + 2]; a value equal to an edge lies above it."""
+        """Where cells begin and end: ascending edges f32[..., e] → i64[..., e + 2].
+
+        A value equal to an edge lies above it. Leading dimensions of the edges are those of the rows, or any for a
+        single shared row.
+        """
         inner = torch.searchsorted(self.values, edges.contiguous())
         first, last = torch.zeros_like(inner[..., :1]), torch.full_like(inner[..., :1], self.values.shape[-1])
         return torch.cat([first, inner, last], -1)
 
     def cells(self, bounds: Tensor) -> tuple[Tensor, Tensor]:
-        """Counts and sums of the cells between `bounds`: i64[r, c + 1] → (f64[r, c], f64[r, c])."""
-        return bounds.diff(dim=-1).double(), self.prefix.gather(-1, bounds).diff(dim=-1)
+        """Counts and sums of the cells between `bounds`: i64[..., c + 1] → (f64[..., c], f64[..., c])."""
+        sums = self.prefix[bounds] if self.prefix.dim() == 1 else self.prefix.gather(-1, bounds)
+        return bounds.diff(dim=-1).double(), sums.diff(dim=-1)

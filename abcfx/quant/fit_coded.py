@@ -7,47 +7,65 @@ from torch import Tensor
 
 from abcfx.quant.cells import SortedRows
 
-STARTS = 24  # clipping ranges tried, geometric: neighbours differ by a fifth, well inside one basin of the alternation
-WIDEST = 64.0  # widest clipping range tried besides the full one, in units of the root mean square
-ITERATIONS = 30
+STARTS = 16  # geometric clipping widths on each side; neighbours differ by 1.4: the same basin of the alternation
+KEPT = 8  # starts that are followed to the end, after a look at all of them
+ITERATIONS = 40
 
 
-def fit_coded(rows: SortedRows, activation_bases: int, unit: float) -> tuple[Tensor, Tensor]:
-    """(Δ f64[1], o f64[1]) in units of the samples, which come divided by `unit` so that the largest magnitude is 1.
+def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
+    """(Δ f64[1], o f64[1]) for sorted samples f32[n].
 
     minimize over Δ, o   Σ (x - Δ·k(x) - o)²,   k(x) = the nearest code
 
-    For fixed codes that is a line fitted through (k, x); for fixed Δ and o the codes are intervals of the sorted samples.
-    Both steps lower the error; they alternate from many clipping ranges at once, and the best is kept.
+    For fixed codes that is a line fitted through (k, x); for fixed Δ and o the codes are intervals of the sorted
+    samples. Both steps lower the error; they alternate from many clipping ranges at once, and the best is kept.
     Non-negative samples keep o = 0 (after ReLU zero is the commonest value and must stay exact).
     """
-    values = rows.values[0]
-    low, high = float(values[0]), float(values[-1])
+    low, high = float(rows.values[0]), float(rows.values[-1])
     top = 2**activation_bases - 1
-    if low == high:
-        return _constant(low, top, unit)
-    starts = _ranges(values, min(low, 0.0) if low >= 0 else low, high)
-    step, offset = (starts[:, 1] - starts[:, 0]) / top, starts[:, 0]
-    step, offset = _alternate(rows, step, offset, top, fixed_offset=low >= 0)
-    return (step * unit).reshape(1), (offset * unit).reshape(1)
+    if low == high:  # levels from 0 to the one value seen, exact for both
+        return torch.tensor([(abs(low) or 1.0) / top]).double(), torch.tensor([min(low, 0.0)]).double()
+    anchored = low >= 0
+    ranges = _ranges(rows, 0.0 if anchored else float(rows.values[len(rows.values) // 2]), anchored)
+    lines = torch.stack([(ranges[:, 1] - ranges[:, 0]) / top, ranges[:, 0]], -1)
+    lines, error = _alternate(rows, lines, top, anchored, 2)
+    lines, error = _alternate(rows, lines[error.argsort(stable=True)[:KEPT]], top, anchored, ITERATIONS)
+    best = lines[error.argmin()]
+    return best[:1], best[1:]
 
 
-def _constant(value: float, top: int, unit: float) -> tuple[Tensor, Tensor]:
-    """Levels that end at the one value seen and hold 0: exact for both."""
-    step = (abs(value) or 1.0) / top * unit
-    return torch.tensor([step], dtype=torch.float64), torch.tensor([min(value, 0.0) * unit], dtype=torch.float64)
+def _ranges(rows: SortedRows, center: float, anchored: bool) -> Tensor:
+    """Clipping ranges around the center to start from, f64[starts, 2]: 0.4 to 64 deviations and the full range."""
+    values = rows.values.double()
+    widths = (values - center).square().mean().sqrt() * torch.logspace(-0.4, 1.8, STARTS, dtype=torch.float64)
+    above = torch.cat([widths, values[-1:] - center]).clamp(max=float(values[-1]) - center).unique()
+    if anchored:
+        return torch.stack([torch.zeros_like(above), above], -1)
+    below = torch.cat([widths, center - values[:1]]).clamp(max=center - float(values[0])).unique()
+    ranges = torch.cartesian_prod(center - below, center + above)
+    return ranges[ranges[:, 0] < ranges[:, 1]]
 
 
-def _ranges(values: Tensor, low: float, high: float) -> Tensor:
-    """Clipping ranges to start from, f64[starts, 2]: both ends shrink from the full range towards the bulk."""
-    bulk = float(values.double().square().mean().sqrt())
-    ends = torch.logspace(-0.5, 1.8, STARTS, dtype=torch.float64) * bulk  # 0.3 to 63 rms
-    uppers = torch.cat([ends.clamp(max=high), ends.new_tensor([high])]).unique()
-    if low >= 0:
-        return torch.stack([torch.zeros_like(uppers), uppers], -1)
-    lowers = -torch.cat([ends.clamp(max=-low), ends.new_tensor([-low])]).unique()
-    return torch.cartesian_prod(lowers, uppers)
+def _alternate(rows: SortedRows, lines: Tensor, top: int, anchored: bool, iterations: int) -> tuple[Tensor, Tensor]:
+    """Alternate codes and line fits from f64[s, 2] = (Δ, o) → (lines f64[s, 2], error f64[s] less the constant Σx²)."""
+    code = torch.arange(top + 1, dtype=torch.float64)
+    previous = None
+    for _ in range(iterations):
+        bounds = rows.bounds((lines[:, :1] * (code[:-1] + 0.5) + lines[:, 1:]).to(torch.float32))
+        if previous is not None and torch.equal(bounds, previous):
+            break
+        previous = bounds
+        counts, sums = rows.cells(bounds)
+        lines = _fit_lines(lines, code, counts, sums, anchored)
+    fitted = lines[:, :1] * code + lines[:, 1:]
+    return lines, (counts * fitted.square() - 2 * sums * fitted).sum(-1)
 
 
-def _alternate(rows, step, offset, top, fixed_offset):
-    raise NotImplementedError
+def _fit_lines(lines: Tensor, code: Tensor, counts: Tensor, sums: Tensor, anchored: bool) -> Tensor:
+    """Least-squares (Δ, o) of x ≈ Δ·k + o; a line whose samples all share one code keeps its Δ."""
+    total, moment = counts.sum(-1), (sums * code).sum(-1)
+    mean_code = (counts * code).sum(-1) / total * (not anchored)
+    mean = sums.sum(-1) / total * (not anchored)
+    spread = (counts * (code - mean_code.unsqueeze(-1)).square()).sum(-1)
+    slope = torch.where(spread > 0, (moment - total * mean_code * mean) / spread, lines[:, 0])
+    return torch.stack([slope, mean - slope * mean_code], -1)

@@ -13,7 +13,9 @@ from abcfx.quant.cells import require_finite
 CHUNK = 1 << 22  # weights fitted at once: bounds the scratch memory to some 200 MB whatever the layer
 
 
-def fit_bases(w: Tensor, weight_bases: int, basis: str = "alternating", per_channel: bool = True) -> tuple[Tensor, Tensor]:
+def fit_bases(
+    w: Tensor, weight_bases: int, basis: str = "alternating", per_channel: bool = True
+) -> tuple[Tensor, Tensor]:
     """Binary bases and their scales: w ≈ Σ_p scales[p] · bases[p], small in squared error.
 
     w       [o, k]           any float dtype; computed in f32, scales solved in f64
@@ -25,8 +27,8 @@ def fit_bases(w: Tensor, weight_bases: int, basis: str = "alternating", per_chan
     "abc"          B_p = sign(w - mean + u_p·std), u evenly spaced on [-1, 1] (0 if alone), scales by least squares:
                    the paper's masks, fixed by two moments (Lin, Zhao, Pan 2017, eq. 2 to 4)
 
-    Each row is divided by its largest magnitude first, so that the result scales exactly with powers of two and no square
-    overflows. Zero rows get scales 0. One more basis never gives a larger error with "alternating" and "greedy".
+    Each row is divided by its largest magnitude first, so that no square overflows. Zero rows get scales 0.
+    One more basis never gives a larger error with "alternating" and "greedy".
     Raises ValueError for values that are not finite, an unknown basis or a count outside 1 to 8.
     """
     if w.dim() != 2:
@@ -81,7 +83,9 @@ def flatten_weight(weight: Tensor, transposed: bool = False, groups: int = 1) ->
     return grouped.permute(0, 2, 3, 1).reshape(groups * outputs, taps, inputs // groups)
 
 
-def unflatten_weight(flat: Tensor, shape: torch.Size | tuple[int, ...], transposed: bool = False, groups: int = 1) -> Tensor:
+def unflatten_weight(
+    flat: Tensor, shape: torch.Size | tuple[int, ...], transposed: bool = False, groups: int = 1
+) -> Tensor:
     """Inverse of `flatten_weight`: [o, taps, channels_per_group] → `shape`, the layout of the layer's weight."""
     taps = math.prod(shape[2:])
     if not transposed:
