@@ -11,6 +11,7 @@ from torch import nn
 from abcfx.config import Config
 from abcfx.debug import log
 from abcfx.layers import QUANTIZED
+from abcfx.passes.functional import trace_functional
 from abcfx.plan import LayerPlan, LayerSite, Plan
 from abcfx.sites import float_class, functional_owners, module_sites
 

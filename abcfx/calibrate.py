@@ -33,13 +33,19 @@ class Sampler:
 
     @torch.compiler.disable
     def __call__(self, layer: ABCLayer, input: Tensor) -> None:
+        self.observe(layer.abc_name, input)
+
+    def observe(self, name: str, input: Tensor) -> None:
+        """Keep some of the values; ValueError naming the layer if any is NaN or infinite."""
         values = input.detach().reshape(-1)
+        if values.is_meta:
+            raise ValueError(f"{name}: a model on the meta device has no values to calibrate with")
         if values.numel() == 0:
             return
         if not torch.isfinite(values).all():
             bad = int((~torch.isfinite(values)).sum())
             raise ValueError(
-                f"{layer.abc_name}: {bad} of {values.numel()} input values are NaN or infinite while calibrating; "
+                f"{name}: {bad} of {values.numel()} input values are NaN or infinite while calibrating; "
                 f"look at the batches, or at the layer before this one"
             )
         if values.numel() > self.per_batch:

@@ -70,6 +70,18 @@ class ABCLayer(nn.Module):
             )
         return self.activation_scale, self.activation_shift
 
+    def run_op(self, op: Callable[..., Tensor], input: Tensor, *arguments: Any) -> Tensor:
+        """op(input, ..., *plan) with this layer's levels and plan; errors gain the layer's name."""
+        scale, shift = self.levels_or_raise()
+        weight, bias, *rest = arguments
+        everything = (input, weight, bias, scale, shift, *rest, *self.plan.op_arguments())
+        if torch.compiler.is_compiling():
+            return op(*everything)
+        try:
+            return op(*everything)
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"{self.abc_name}: {error}") from error
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A float checkpoint has no levels: what was fitted before is kept, and nothing is reported missing.
         for name in ("activation_scale", "activation_shift"):

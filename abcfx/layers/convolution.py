@@ -19,7 +19,6 @@ class _ABCConvNd(ABCLayer):
         if self.observer is not None:
             self.observer(self, input)
             return super().forward(input)
-        scale, shift = self.levels_or_raise()
         dims = len(self.kernel_size)
         if input.dim() == dims + 1:
             return self.forward(input.unsqueeze(0)).squeeze(0)
@@ -27,9 +26,9 @@ class _ABCConvNd(ABCLayer):
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding, begin = [0] * dims, [0] * dims
-        out = torch.ops.abc.convolution(
-            input, self.weight, self.bias, scale, shift, self.stride, padding, self.dilation, False, [0] * dims,
-            self.groups, *self.plan.op_arguments(),
+        out = self.run_op(
+            torch.ops.abc.convolution, input, self.weight, self.bias,
+            self.stride, padding, self.dilation, False, [0] * dims, self.groups,
         )  # fmt: skip
         for dim, first in enumerate(begin, start=2):
             out = out.narrow(dim, first, out.shape[dim] - first) if first else out
@@ -68,16 +67,15 @@ class _ABCConvTransposeNd(ABCLayer):
         if self.observer is not None:
             self.observer(self, input)
             return super().forward(input, output_size)
-        scale, shift = self.levels_or_raise()
         dims = len(self.kernel_size)
         if input.dim() == dims + 1:
             return self.forward(input.unsqueeze(0), output_size).squeeze(0)
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
         )
-        return torch.ops.abc.convolution(
-            input, self.weight, self.bias, scale, shift, self.stride, self.padding, self.dilation, True,
-            output_padding, self.groups, *self.plan.op_arguments(),
+        return self.run_op(
+            torch.ops.abc.convolution, input, self.weight, self.bias,
+            self.stride, self.padding, self.dilation, True, output_padding, self.groups,
         )  # fmt: skip
 
 

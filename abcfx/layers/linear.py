@@ -19,8 +19,7 @@ class ABCLinear(ABCLayer, nn.Linear):
         if self.observer is not None:
             self.observer(self, input)
             return F.linear(input, self.weight, self.bias)
-        scale, shift = self.levels_or_raise()
-        return torch.ops.abc.linear(input, self.weight, self.bias, scale, shift, *self.plan.op_arguments())
+        return self.run_op(torch.ops.abc.linear, input, self.weight, self.bias)
 
 
 class ABCMatmul(ABCLayer):
@@ -35,5 +34,4 @@ class ABCMatmul(ABCLayer):
         if self.observer is not None:
             self.observer(self, input)
             return F.linear(input, weight, self.bias)
-        scale, shift = self.levels_or_raise()
-        return torch.ops.abc.linear(input, weight, self.bias, scale, shift, *self.plan.op_arguments())
+        return self.run_op(torch.ops.abc.linear, input, weight, self.bias)

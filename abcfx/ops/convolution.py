@@ -1,7 +1,7 @@
 """abc::convolution:  y = conv(Â, Ŵ) + bias in one, two or three dimensions, plain or transposed, grouped or not.
 
 input  f[n, c, *space]    weight  f[o, c/groups, *kernel] ([c, o/groups, *kernel] if transposed), the live float weight
-→      f[n, o, *space']   in the dtype of the input
+→      f[n, o, *space']   in the dtype and memory format of the input
 
 Equals aten.convolution on the dequantized operands; zero padding contributes exactly zero (docs/bits.md).
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from abcfx.ops.activation import activation_adjoint
 from abcfx.ops.choose import kernel_or_reason
@@ -30,7 +31,7 @@ aten_convolution = torch.ops.aten.convolution.default
 
 
 def convolution_kind(weight: Tensor, transposed: bool) -> str:
-    """"conv2d", "conv_transpose1d" ...: the name torch.nn.functional gives it."""
+    """'conv2d', 'conv_transpose1d' ...: the name torch.nn.functional gives it."""
     return f"conv{'_transpose' if transposed else ''}{weight.dim() - 2}d"
 
 
@@ -47,13 +48,15 @@ def convolution(
         dtype = torch.promote_types(input.dtype, torch.float32)
         quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
         bias = None if bias is None else bias.to(dtype)
-        return aten_convolution(quantized, dequantized(weight, recipe).to(dtype), bias, *geometry).to(input.dtype)
-    # looked up for the weight itself: the view that a 1-d convolution makes of it below is a new tensor each time
-    weight_2d = _with_two_dims(weight)
-    bits = weight_2d.shape[2:]
-    kernel = packed(weight, recipe)
-    out = _conv2d(_with_two_dims(input), kernel, bits, bias, scale, shift, geometry, plan)
-    return (out.squeeze(2) if weight.dim() == 3 else out).to(input.dtype)
+        out = aten_convolution(quantized, dequantized(weight, recipe).to(dtype), bias, *geometry)
+        return in_layout_of(out.to(input.dtype), input)
+    out = _conv2d(_with_two_dims(input), weight, packed(weight, recipe), bias, scale, shift, geometry, plan)
+    return in_layout_of((out.squeeze(2) if weight.dim() == 3 else out).to(input.dtype), input)
+
+
+def in_layout_of(out: Tensor, input: Tensor) -> Tensor:
+    """Channels last in memory if the input is, else contiguous: what the float op returns, so that `view` keeps working."""
+    return out.contiguous(memory_format=suggest_memory_format(input))
 
 
 def _with_two_dims(tensor: Tensor) -> Tensor:
@@ -67,8 +70,8 @@ def two_dims(values: list[int], fill: int) -> list[int]:
 
 def _conv2d(
     input: Tensor,
-    weight: PackedWeight,
-    kernel: torch.Size,
+    weight: Tensor,
+    kernel: PackedWeight,
     bias: Tensor | None,
     scale: Tensor,
     shift: Tensor,
@@ -83,13 +86,13 @@ def _conv2d(
     )
     out = torch.ops.abc_k.conv2d(
         bits,
-        *weight,
+        *kernel,
         None if bias is None else bias.float(),
         scale,
         shift,
         plan.levels,
         input.shape[1] // groups,
-        list(kernel),
+        two_dims(weight.shape[2:], 1),
         two_dims(stride, 1),
         padding,
         two_dims(dilation, 1),
@@ -116,15 +119,12 @@ def check_convolution(input: Tensor, weight: Tensor, transposed: bool, groups: i
 
 @torch.library.register_fake("abc::convolution", lib=ABC)
 def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *arguments: Any) -> Tensor:
-    geometry, plan = arguments[:6], LayerPlan(*arguments[6:])
+    geometry = arguments[:6]
     check_convolution(input, weight, geometry[3], geometry[5])
-    out = aten_convolution(input, weight.to(input.dtype), None, *geometry)
-    kind = convolution_kind(weight, geometry[3])
-    if kernel_or_reason(kind, tuple(weight.shape), geometry[5], input.dtype, plan, input.device):
-        return out
-    n, o, *space = out.shape
-    channels_last = input.new_empty(n, *([1] * (2 - len(space))), *space, o).movedim(-1, 1)
-    return channels_last.squeeze(2) if len(space) == 1 else channels_last
+    shape = aten_convolution(input, weight.to(input.dtype), None, *geometry).shape
+    return torch.empty(
+        shape, dtype=input.dtype, device=input.device, memory_format=suggest_memory_format(input)
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

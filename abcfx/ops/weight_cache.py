@@ -46,6 +46,7 @@ class _Kept(NamedTuple):
 
 _lock = threading.RLock()
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_adopted: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {(recipe, shape): (bases, scales)}
 
 
 def packed(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
@@ -93,23 +94,50 @@ def _is_current(owner: Tensor, version: int | Tensor) -> bool:
     return version == owner._version
 
 
-def _fit(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.Size]:
+def fitted(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.Size]:
+    """Bases int8[M, O, taps·channels] and scales f32[M, O] of the live weight, and [O, taps, channels].
+
+    Adopted ones if the weight still equals them, else a new fit.
+    """
     flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
+    owner = weight._base if weight._is_view() and weight._base is not None else weight
+    adopted = _adopted.get(owner, {}).get((recipe, weight.shape))
+    if adopted is not None:
+        same = dequantize_bases(*adopted).view(flat.shape).to(weight.dtype)
+        if torch.equal(same, flat.to(weight.dtype)):
+            return *adopted, flat.shape
     bases, scales = fit_bases(flat.flatten(1), recipe.weight_bases, recipe.basis, recipe.per_channel)
     return bases, scales, flat.shape
 
 
+def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -> None:
+    """Set the live weight to Σ_p α_p B_p and use these bases for it, exactly, until its values change.
+
+    A new fit of Ŵ need not find the bases that made it (from three bases on it often does not), and a model read from
+    its packed form must compute what the saved one did. A copy of the weight (deepcopy, pickle) is fitted again.
+
+    bases   int8[M, O, taps·channels]   ±1        scales  f32[M, O]
+    """
+    shape = flatten_weight(weight, recipe.transposed, recipe.groups).shape
+    with torch.no_grad():
+        exact = dequantize_bases(bases, scales).view(shape)
+        weight.copy_(unflatten_weight(exact, weight.shape, recipe.transposed, recipe.groups))
+    owner = weight._base if weight._is_view() and weight._base is not None else weight
+    with _lock:
+        _adopted.setdefault(owner, {})[recipe, weight.shape] = (bases, scales)
+
+
 def _pack(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
-    bases, scales, shape = _fit(weight, recipe)
+    bases, scales, shape = fitted(weight, recipe)
     tap_sums = dequantize_bases(bases, scales).view(shape).sum(-1)
     bits = torch.ops.abc_k.pack_weights(bases.view(-1, *shape), recipe.groups)
     return PackedWeight(bits, scales, tap_sums)
 
 
 def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
-    bases, scales, shape = _fit(weight, recipe)
+    bases, scales, shape = fitted(weight, recipe)
     flat = dequantize_bases(bases, scales).view(shape)
-    return unflatten_weight(flat, weight.shape, recipe.transposed, recipe.groups).to(weight.dtype)
+    return unflatten_weight(flat, weight.shape, recipe.transposed, recipe.groups).to(weight.dtype).contiguous()
 
 
 def _forget_stepped_parameters(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -1,0 +1,58 @@
+"""What every real model must pass: each layer equals the oracle, and the compiled model computes what the eager one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from oracle import TOLERANCE, PerLayerError, relative_error
+from torch import Tensor, nn
+
+import abcfx
+
+Call = Callable[[nn.Module], Any]
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """Every floating tensor of an output: tuples, dicts and dataclass outputs alike."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    values = output.values() if hasattr(output, "values") else output if isinstance(output, (tuple, list)) else ()
+    return [tensor for value in values for tensor in tensors(value)]
+
+
+def quantize_and_compare(model: nn.Module, call: Call, at_least: int, **arguments: Any) -> nn.Module:
+    """Quantize, calibrate, compare each layer with the float op on its dequantized operands; returns the quantized model."""
+    model.eval()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    q = abcfx.quantize_model(model, **arguments)
+    abcfx.calibrate(q, [None], forward=lambda m, _: call(m))
+    assert len(abcfx.plan_of(q).layers) >= at_least
+    hooks = PerLayerError(q)
+    with torch.no_grad():
+        call(q)
+    hooks.remove()
+    missed = set(abcfx.plan_of(q).layers) - set(hooks.errors)
+    assert not missed, f"planned but never run: {missed}"
+    worst = max(hooks.errors, key=hooks.errors.__getitem__)
+    assert hooks.errors[worst] <= TOLERANCE, f"{worst}: {hooks.errors[worst]}"
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items()), "the original changed"
+    return q
+
+
+def compile_and_compare(q: nn.Module, call: Call, fullgraph: bool = True, then: str = "eager", atol: float = 0) -> None:
+    """The compiled model returns the structure and the numbers of the eager quantized model.
+
+    With then="eager" the same kernels run in the same order, so only f32 rounding of folded biases may differ. Inductor
+    reorders f32 sums: where an activation lies within that rounding of a threshold, its code flips by one level, and
+    the difference spreads; then outputs agree closely, not to f32 rounding.
+    """
+    compiled = torch.compile(q, backend="abc", fullgraph=fullgraph, options={"then": then})
+    with torch.no_grad():
+        want, got = tensors(call(q)), tensors(call(compiled))
+    assert len(want) == len(got) > 0
+    limit = TOLERANCE if then == "eager" else 0.02
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        assert relative_error(a, b) <= limit
