@@ -1,0 +1,86 @@
+"""The compiler's table of contents: the stages in order, what each level promises, and nothing decided elsewhere.
+
+    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ──► inductor
+
+`open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC, whose ops
+are differentiable; an inference graph goes on to KERNEL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from abcfx.debug import Settings, dump, log
+from abcfx.graph import clone, text, with_bodies
+from abcfx.passes import spec
+from abcfx.passes._constants import mark_constants
+from abcfx.passes._rule import Report, apply_rules
+from abcfx.passes.canonicalize import CANONICALIZE
+from abcfx.passes.lower import Lowered, lower
+from abcfx.passes.match_layers import GraphSite, match_layers
+from abcfx.passes.rewrite_abc import LevelInputs, rewrite_abc
+from abcfx.plan import LayerSite, Plan
+
+T = TypeVar("T")
+
+
+@dataclass
+class Pipeline:
+    """A graph on its way down, and what happened to it: `ran` stages, and nodes that rules `declined`, with reasons."""
+
+    gm: GraphModule
+    ran: list[str] = field(default_factory=list)
+    declined: dict[str, str] = field(default_factory=dict)
+
+    def canonicalize(self) -> Report:
+        """One spelling per layer."""
+        report = self._stage("canonicalize", lambda: apply_rules(self.gm, CANONICALIZE), spec.ATEN)
+        self.declined.update(report.declined)
+        return report
+
+    def match(self) -> list[GraphSite]:
+        """Every layer, with a reason for each one that must stay float."""
+        return match_layers(self.gm)
+
+    def rewrite(
+        self, sites: list[GraphSite], plan: Plan, levels: Callable[[LayerSite], tuple[Tensor, Tensor]]
+    ) -> list[LevelInputs]:
+        """Planned layers become abc ops; returns the new graph inputs, the last ones, two per layer."""
+        added, _report = self._stage("rewrite", lambda: rewrite_abc(self.gm, sites, plan, levels), spec.ABC)
+        return added
+
+    def lower(self) -> Lowered:
+        """Inference only: abc ops become kernels, or dense ops with a reason; its `inputs` are the new graph inputs."""
+        if self._stopped():
+            return Lowered()
+        return self._stage("lower", lambda: lower(self.gm), spec.KERNEL)
+
+    def _stopped(self) -> bool:
+        return bool(self.ran) and self.ran[-1] == Settings.now().stop_after
+
+    def _stage(self, name: str, run: Callable[[], T], then: Mapping[object, spec.Check]) -> T:
+        self._dump(f"before_{name}")
+        result = run()
+        self.ran.append(name)
+        self._dump(f"after_{name}")
+        if isinstance(result, Report):
+            log(2, f"{name}: {result}")
+        if Settings.now().verify:
+            spec.verify(self.gm, then, self.ran, self.declined)
+        return result
+
+    def _dump(self, name: str) -> None:
+        if Settings.now().debug >= 3:
+            dump(name, "\n\n".join(text(gm) for gm in with_bodies(self.gm)))
+
+
+def open_graph(gm: GraphModule, is_constant: Callable[[Node], bool]) -> Pipeline:
+    """Start on a copy of a captured graph; `is_constant` says which of its placeholders are parameters or buffers."""
+    copied = clone(gm)
+    mark_constants(copied, is_constant)
+    return Pipeline(copied)
