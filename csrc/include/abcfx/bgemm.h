@@ -34,8 +34,8 @@ struct abcfx_bgemm_args {
   const float* beta;
   const float* base;
   float* dst;
-  const int32_t* class_h;  ///< [out_h]
-  const int32_t* class_w;  ///< [out_w]
+  const int32_t* class_h;  ///< [out_h], NULL if all are 0
+  const int32_t* class_w;  ///< [out_w], NULL if all are 0
   int64_t classes_w;
   int64_t weight_bases, activation_bases;  ///< 1 to 8 each
   int64_t images, padded_h, padded_w;
@@ -50,14 +50,20 @@ struct abcfx_bgemm_args {
 };
 
 /// Integers only, for tests: dst[r][q][p][o] = popcount(a[q][r] ^ w[p][o]), int32, o over groups * cols.
-int abcfx_bgemm_popcounts_reference(const struct abcfx_bgemm_args* args, int32_t* dst);
+ABCFX_API int abcfx_bgemm_popcounts_reference(const struct abcfx_bgemm_args* args, int32_t* dst);
 
 typedef int (*abcfx_bgemm_fn)(const struct abcfx_bgemm_args* args);
 
-/// The best variant this machine runs, or the one named (NULL if unknown or not runnable here).
-abcfx_bgemm_fn abcfx_bgemm_choose(void);
-abcfx_bgemm_fn abcfx_bgemm_find(const char* name);
-const char* abcfx_bgemm_chosen_name(void);
+/// The best variant this machine runs, or the one that ABCFX_KERNEL names if it is in the list and runs here.
+ABCFX_API abcfx_bgemm_fn abcfx_bgemm_choose(void);
+/// The variant of this name, NULL if unknown or not runnable here.
+ABCFX_API abcfx_bgemm_fn abcfx_bgemm_find(const char* name);
+ABCFX_API const char* abcfx_bgemm_chosen_name(void);
+
+/// The list, best first: the name of variant `index` (NULL past the end), and the first CPU feature it misses here
+/// (NULL if it runs).
+ABCFX_API const char* abcfx_bgemm_variant(int index);
+ABCFX_API const char* abcfx_bgemm_missing(int index);
 
 #ifdef __cplusplus
 }

@@ -21,7 +21,9 @@ enum abcfx_levels { ABCFX_CODED = 0, ABCFX_THERMOMETER = 1 };
 /// src   f32, element (n, c, y, x) at n*stride_n + c*stride_c + y*stride_h + x*stride_w
 /// dst   [images][height + top + bottom][planes][width + left + right][groups * words], words = ceil(channels / groups / 64)
 ///       bit b of word i of a group is channel 64 i + b of that group; tail bits and padding pixels are 0
-/// Works on lines [line_begin, line_end) of the images * (height + top + bottom) padded lines: callers own the threads.
+/// Works on lines [line_begin, line_end) of the images * (height + top + bottom) padded lines and, in each, on pixels
+/// [pixel_begin, pixel_end) of `width`: callers own the threads. Padding goes with the range that touches it (left with
+/// pixel 0, right with pixel `width`, a padded line with pixel 0), so disjoint ranges write disjoint words.
 struct abcfx_pack_args {
   const float* src;
   uint64_t* dst;
@@ -34,13 +36,17 @@ struct abcfx_pack_args {
   int64_t top, left, bottom, right;
   int64_t groups;
   int64_t line_begin, line_end;
+  int64_t pixel_begin, pixel_end;
 };
 
 typedef int (*abcfx_pack_fn)(const struct abcfx_pack_args* args);
 
-abcfx_pack_fn abcfx_pack_choose(void);
-abcfx_pack_fn abcfx_pack_find(const char* name);
-const char* abcfx_pack_chosen_name(void);
+/// As in abcfx/bgemm.h.
+ABCFX_API abcfx_pack_fn abcfx_pack_choose(void);
+ABCFX_API abcfx_pack_fn abcfx_pack_find(const char* name);
+ABCFX_API const char* abcfx_pack_chosen_name(void);
+ABCFX_API const char* abcfx_pack_variant(int index);
+ABCFX_API const char* abcfx_pack_missing(int index);
 
 #ifdef __cplusplus
 }

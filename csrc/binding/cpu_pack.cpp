@@ -1,0 +1,121 @@
+#include "abcfx/bitweights.h"
+#include "abcfx/pack.h"
+#include "levels.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace abcfx {
+namespace {
+
+/// Splits the padded lines over tasks, or the pixels of one line if that is all there is.
+int run_lines(const abcfx_pack_args& args) {
+  const int64_t lines = args.images * (args.height + args.top + args.bottom);
+  if (lines == 0) return ABCFX_OK;
+  const int64_t work = args.images * args.height * args.width * args.channels / 4;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
+  const bool by_pixels = lines == 1;
+  const int64_t count = by_pixels ? args.width : lines;
+  const int64_t step = std::max<int64_t>(ceil_div(count, wanted), 1);
+  const abcfx_pack_fn kernel = abcfx_pack_choose();
+  return run_tasks(std::max<int64_t>(ceil_div(count, step), 1), [&](int64_t task) {
+    abcfx_pack_args part = args;
+    const int64_t begin = task * step, end = std::min(begin + step, count);
+    (by_pixels ? part.pixel_begin : part.line_begin) = begin;
+    (by_pixels ? part.pixel_end : part.line_end) = end;
+    return kernel(&part);
+  });
+}
+
+void fill_levels(abcfx_pack_args& args, const Levels& levels) {
+  args.scale = levels.scale.const_data_ptr<float>();
+  args.shift = levels.shift.const_data_ptr<float>();
+  args.levels = levels.kind;
+  args.planes = levels.planes;
+}
+
+}  // namespace
+
+Tensor pack_weights(const Tensor& bases, int64_t groups) {
+  const Tensor src = expect("pack_weights", "bases", bases, ScalarType::Char, {-1, -1, -1, -1});
+  const int64_t planes = src.size(0), outputs = src.size(1), taps = src.size(2), channels = src.size(3);
+  expect_range("pack_weights", "the number of bases", planes, 1, ABCFX_MAX_BASES);
+  STD_TORCH_CHECK(groups >= 1 && outputs % groups == 0, "abc_k::pack_weights: ", outputs,
+                  " output channels cannot be split into ", groups, " groups");
+  const int64_t cols = outputs / groups, blocks = ceil_div(cols, ABCFX_LANES), words = ceil_div(channels, 64);
+  Tensor dst = torch::stable::new_empty(src, {groups, blocks, planes, taps * words, ABCFX_LANES}, ScalarType::Long);
+  abcfx_bitweights_args args = {};
+  args.src = src.const_data_ptr<int8_t>();
+  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
+  args.bases = planes;
+  args.groups = groups;
+  args.cols = cols;
+  args.taps = taps;
+  args.channels = channels;
+  const int64_t total = groups * blocks;
+  const int64_t step = std::max<int64_t>(TASK_WORK * 8 / std::max<int64_t>(planes * taps * channels * 8, 1), 1);
+  const int status = run_tasks(ceil_div(total, step), [&](int64_t task) {
+    abcfx_bitweights_args part = args;
+    part.block_begin = task * step;
+    part.block_end = std::min(part.block_begin + step, total);
+    return abcfx_bitweights_pack(&part);
+  });
+  STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_weights: the kernel refused its arguments, status ", status);
+  return dst;
+}
+
+Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text) {
+  const Levels levels("pack_rows", scale, shift, planes, text);
+  expect_strided("pack_rows", input, 2);
+  const int64_t rows = input.size(0), depth = input.size(1);
+  Tensor dst = torch::stable::new_empty(input, {planes, rows, ceil_div(depth, 64)}, ScalarType::Long);
+  abcfx_pack_args args = {};
+  args.src = input.const_data_ptr<float>();
+  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
+  fill_levels(args, levels);
+  args.images = args.height = args.groups = 1;
+  args.channels = depth;
+  args.width = rows;
+  args.stride_c = input.stride(1);
+  args.stride_w = input.stride(0);
+  args.line_end = 1;
+  args.pixel_end = rows;
+  const int status = run_lines(args);
+  STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_rows: the kernel refused its arguments, status ", status);
+  return dst;
+}
+
+Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
+                  int64_t groups, std::vector<int64_t> padding) {
+  const Levels levels("pack_image", scale, shift, planes, text);
+  expect_strided("pack_image", input, 4);
+  expect_pair("pack_image", "padding", padding, 0);
+  const int64_t images = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3);
+  STD_TORCH_CHECK(groups >= 1 && channels % groups == 0, "abc_k::pack_image: ", channels,
+                  " channels cannot be split into ", groups, " groups");
+  const int64_t pixel = groups * ceil_div(channels / groups, 64);
+  Tensor dst = torch::stable::new_empty(
+      input, {images, height + 2 * padding[0], planes, width + 2 * padding[1], pixel}, ScalarType::Long);
+  abcfx_pack_args args = {};
+  args.src = input.const_data_ptr<float>();
+  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
+  fill_levels(args, levels);
+  args.images = images;
+  args.channels = channels;
+  args.height = height;
+  args.width = width;
+  args.stride_n = input.stride(0);
+  args.stride_c = input.stride(1);
+  args.stride_h = input.stride(2);
+  args.stride_w = input.stride(3);
+  args.top = args.bottom = padding[0];
+  args.left = args.right = padding[1];
+  args.groups = groups;
+  args.line_end = images * (height + 2 * padding[0]);
+  args.pixel_end = width;
+  const int status = run_lines(args);
+  STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_image: the kernel refused its arguments, status ", status);
+  return dst;
+}
+
+}  // namespace abcfx

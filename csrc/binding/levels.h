@@ -1,0 +1,48 @@
+#pragma once
+#include "abcfx/pack.h"
+#include "check.h"
+
+namespace abcfx {
+
+/// The activation levels of an op's arguments: sum_q beta[q] A_q + constant (abcfx/quant/activations.py).
+struct Levels {
+  Tensor scale, shift;
+  int64_t kind = ABCFX_CODED;
+  int64_t planes;
+  float beta[ABCFX_MAX_BASES];
+  float constant = 0.0f;
+  float beta_sum = 0.0f;
+
+  Levels(const char* op, const Tensor& scale_argument, const Tensor& shift_argument, int64_t plane_count,
+         StringHandle text)
+      : scale(scale_argument), shift(shift_argument), planes(plane_count) {
+    const Text owner(text);
+    const std::string name = owner.str();
+    STD_TORCH_CHECK(name == "coded" || name == "thermometer", "abc_k::", op,
+                    ": levels must be 'coded' or 'thermometer', got '", name, "'");
+    expect_range(op, "the number of planes", planes, 1, ABCFX_MAX_BASES);
+    kind = name == "coded" ? ABCFX_CODED : ABCFX_THERMOMETER;
+    const int64_t entries = kind == ABCFX_CODED ? 1 : planes;
+    scale = expect(op, "scale", scale_argument, ScalarType::Float, {entries});
+    shift = expect(op, "shift", shift_argument, ScalarType::Float, {entries});
+    const float* values = scale.const_data_ptr<float>();
+    for (int64_t q = 0; q < planes; ++q) {
+      beta[q] = kind == ABCFX_CODED ? values[0] * (float)(1 << q) * 0.5f : values[q];
+      beta_sum += beta[q];
+    }
+    if (kind == ABCFX_CODED) {
+      constant = shift.const_data_ptr<float>()[0] + values[0] * (float)((1 << planes) - 1) * 0.5f;
+    }
+  }
+};
+
+/// An f32 CPU tensor with any strides.
+inline void expect_strided(const char* op, const Tensor& input, int64_t dims) {
+  STD_TORCH_CHECK(input.is_cpu(), "abc_k::", op, ": input must be a CPU tensor");
+  STD_TORCH_CHECK(input.scalar_type() == ScalarType::Float, "abc_k::", op, ": input must be Float, got ",
+                  torch::headeronly::toString(input.scalar_type()));
+  STD_TORCH_CHECK(input.dim() == dims, "abc_k::", op, ": input must have ", dims, " dimensions, got shape ",
+                  shape_text(input));
+}
+
+}  // namespace abcfx

@@ -1,0 +1,23 @@
+#pragma once
+#include "check.h"
+
+// The CPU implementations of the abc_k ops. Their schemas, fakes and references are in abcfx/ops/kernel_*.py.
+namespace abcfx {
+
+Tensor pack_weights(const Tensor& bases, int64_t groups);
+
+Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels);
+
+Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
+                  int64_t groups, std::vector<int64_t> padding);
+
+Tensor linear(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha, const Tensor& tap_sums,
+              const std::optional<Tensor>& bias, const Tensor& scale, const Tensor& shift, StringHandle levels,
+              int64_t depth);
+
+Tensor conv2d(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha, const Tensor& tap_sums,
+              const std::optional<Tensor>& bias, const Tensor& scale, const Tensor& shift, StringHandle levels,
+              int64_t channels, std::vector<int64_t> kernel, std::vector<int64_t> stride,
+              std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups);
+
+}  // namespace abcfx

@@ -1,0 +1,210 @@
+// AVX-512 with VPOPCNTDQ: a zmm is 64 reduction bits of eight output channels, so nothing is summed across lanes.
+#include <immintrin.h>
+
+#include "window.h"
+
+#if !defined(__AVX512VPOPCNTDQ__) || !defined(__AVX512F__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#error "compile this file with -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vpopcntdq"
+#endif
+
+// The arrays of a tile must become registers: gcc does that only if every loop over them is unrolled before it looks.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+namespace {
+
+constexpr int LANES = ABCFX_LANES;
+/// Rows whose pointers are made once and used by every column group; their windows stay in the first cache.
+constexpr int CHUNK = 96;
+/// A tile may read the pointers of this many rows past the last one (they repeat it); their results are not stored.
+constexpr int SLACK = 16;
+
+struct Rows {
+  const uint64_t* a[CHUNK + SLACK];
+  const float* base[CHUNK + SLACK];
+};
+
+/// What all tiles of a call share. q0 and p0 are the first planes of the chunk of at most 4 x 4 planes at work.
+struct Job {
+  const abcfx_bgemm_args* args;
+  Window window;
+  int64_t channels;  ///< row stride of dst and of a plane of alpha
+  int64_t q0, p0;
+  bool first;      ///< this chunk starts from base; the later ones add to dst
+  float minus2beta[ABCFX_MAX_BASES];
+  float start;     ///< sum of beta over the chunk if depth is odd, else 0
+};
+
+/// One register tile: ROWS output pixels x BLOCKS blocks of eight channels, all NQ x MP planes of each.
+///
+/// The accumulators start at -floor(depth / 2), so that at the end acc = popcount - floor(depth / 2) and
+///     depth - 2 popcount = -2 acc + (depth odd)
+/// is formed without cancellation. The odd unit is the same for every plane: sum_q beta_q * 1 = job.start.
+template <int NQ, int MP, int ROWS, int BLOCKS>
+inline __attribute__((always_inline)) void tile(const Job& job, const Rows& rows, int64_t row, int64_t block_index,
+                                                int64_t count) {
+  constexpr int VR = ROWS * NQ, VC = BLOCKS * MP;
+  static_assert(ROWS <= SLACK, "a tile must not read past the table of rows");
+  const abcfx_bgemm_args& args = *job.args;
+  const Window& window = job.window;
+  const Block block = block_of(args, block_index);
+
+  const uint64_t* a[VR];
+  const int64_t a_offset = block.group * args.words + job.q0 * window.plane_step;
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int q = 0; q < NQ; ++q) a[r * NQ + q] = rows.a[row + r] + a_offset + q * window.plane_step;
+  }
+  const uint64_t* w = args.w + (block_index * args.weight_bases + job.p0) * window.words * LANES;
+  const int64_t w_plane = window.words * LANES, w_block = args.weight_bases * w_plane;
+
+  __m512i acc[VR][VC];
+  const __m512i begin = _mm512_set1_epi64(-(args.depth >> 1));
+  UNROLL for (int r = 0; r < VR; ++r) {
+    UNROLL for (int c = 0; c < VC; ++c) acc[r][c] = begin;
+  }
+  for (int64_t y = 0; y < window.lines; ++y) {
+    for (int64_t x = 0; x < window.segments; ++x) {
+      const int64_t offset = y * window.line_step + x * window.segment_step;
+      for (int64_t i = 0; i < window.run; ++i, w += LANES) {
+        __m512i column[VC];
+        UNROLL for (int b = 0; b < BLOCKS; ++b) {
+          UNROLL for (int p = 0; p < MP; ++p) column[b * MP + p] = _mm512_loadu_si512(w + b * w_block + p * w_plane);
+        }
+        UNROLL for (int r = 0; r < VR; ++r) {
+          const __m512i bits = _mm512_set1_epi64((int64_t)a[r][offset + i]);
+          UNROLL for (int c = 0; c < VC; ++c) {
+            acc[r][c] = _mm512_add_epi64(acc[r][c], _mm512_popcnt_epi64(_mm512_xor_si512(bits, column[c])));
+          }
+        }
+      }
+    }
+  }
+
+  const __m256 start = _mm256_set1_ps(job.start);
+  UNROLL for (int b = 0; b < BLOCKS; ++b) {
+    const __mmask8 lanes = b + 1 < BLOCKS ? 0xff : (__mmask8)((1u << block_of(args, block_index + b).count) - 1);
+    const int64_t channel = block.channel + b * LANES;
+    __m256 alpha[MP];
+    UNROLL for (int p = 0; p < MP; ++p) {
+      alpha[p] = _mm256_maskz_loadu_ps(lanes, args.alpha + (job.p0 + p) * job.channels + channel);
+    }
+    UNROLL for (int r = 0; r < ROWS; ++r) {
+      if (r >= count) continue;
+      float* dst = args.dst + (args.row_begin + row + r) * job.channels + channel;
+      __m256 sum = _mm256_maskz_loadu_ps(lanes, job.first ? rows.base[row + r] + channel : dst);
+      UNROLL for (int p = 0; p < MP; ++p) {
+        __m256 inner = start;
+        UNROLL for (int q = 0; q < NQ; ++q) {
+          const __m256 value = _mm512_cvtepi64_ps(acc[r * NQ + q][b * MP + p]);
+          inner = _mm256_fmadd_ps(_mm256_set1_ps(job.minus2beta[job.q0 + q]), value, inner);
+        }
+        sum = _mm256_fmadd_ps(alpha[p], inner, sum);
+      }
+      _mm256_mask_storeu_ps(dst, lanes, sum);
+    }
+  }
+}
+
+typedef void (*Tile)(const Job& job, const Rows& rows, int64_t row, int64_t block_index, int64_t count);
+
+template <int NQ, int MP, int ROWS, int BLOCKS>
+void tile_fn(const Job& job, const Rows& rows, int64_t row, int64_t block_index, int64_t count) {
+  tile<NQ, MP, ROWS, BLOCKS>(job, rows, row, block_index, count);
+}
+
+/// The tiles of one number of planes: about 24 accumulators, four weight vectors or fewer; and thinner ones for the ends.
+struct Tiles {
+  int rows, blocks;
+  int narrow_rows;    ///< rows of the tile of one block
+  Tile full, narrow;  ///< rows x blocks, narrow_rows x 1
+  Tile line, single;  ///< 1 x blocks, 1 x 1
+};
+
+template <int NQ, int MP, int ROWS, int BLOCKS, int NARROW_ROWS>
+constexpr Tiles tiles() {
+  return Tiles{ROWS, BLOCKS, NARROW_ROWS,
+               tile_fn<NQ, MP, ROWS, BLOCKS>, tile_fn<NQ, MP, NARROW_ROWS, 1>,
+               tile_fn<NQ, MP, 1, BLOCKS>, tile_fn<NQ, MP, 1, 1>};
+}
+
+const Tiles TILES[4][4] = {
+    {tiles<1, 1, 6, 4, 12>(), tiles<1, 2, 6, 2, 12>(), tiles<1, 3, 8, 1, 8>(), tiles<1, 4, 6, 1, 6>()},
+    {tiles<2, 1, 3, 4, 12>(), tiles<2, 2, 3, 2, 6>(), tiles<2, 3, 4, 1, 4>(), tiles<2, 4, 3, 1, 3>()},
+    {tiles<3, 1, 4, 2, 8>(), tiles<3, 2, 4, 1, 4>(), tiles<3, 3, 2, 1, 2>(), tiles<3, 4, 2, 1, 2>()},
+    {tiles<4, 1, 3, 2, 6>(), tiles<4, 2, 3, 1, 3>(), tiles<4, 3, 2, 1, 2>(), tiles<4, 4, 1, 1, 1>()},
+};
+
+/// All rows of the table against `blocks` blocks. The last rows go through the full tile if they fill at least half of
+/// it, else one by one.
+void stream_rows(const Job& job, const Rows& rows, int64_t count, int64_t block, int64_t step, Tile full, Tile line) {
+  int64_t row = 0;
+  for (; row + step <= count; row += step) full(job, rows, row, block, step);
+  if (2 * (count - row) >= step) {
+    full(job, rows, row, block, count - row);
+    return;
+  }
+  for (; row < count; ++row) line(job, rows, row, block, 1);
+}
+
+/// Rows of the table against all the blocks asked for: the weights of a column group stay in the first cache while
+/// the rows stream past. A group of columns never crosses a convolution group.
+void stream_blocks(const Job& job, const Rows& rows, int64_t count, const Tiles& tiles) {
+  const abcfx_bgemm_args& args = *job.args;
+  const int64_t per_group = (args.cols + LANES - 1) / LANES;
+  int64_t block = args.block_begin;
+  while (block < args.block_end) {
+    const int64_t group_end = (block / per_group + 1) * per_group;
+    const int64_t end = group_end < args.block_end ? group_end : args.block_end;
+    for (; block + tiles.blocks <= end; block += tiles.blocks) {
+      stream_rows(job, rows, count, block, tiles.rows, tiles.full, tiles.line);
+    }
+    for (; block < end; ++block) stream_rows(job, rows, count, block, tiles.narrow_rows, tiles.narrow, tiles.single);
+  }
+}
+
+/// Up to 4 x 4 planes meet in registers; more are taken four at a time and added into dst.
+void stream_planes(Job& job, const Rows& rows, int64_t count) {
+  const abcfx_bgemm_args& args = *job.args;
+  for (job.q0 = 0; job.q0 < args.activation_bases; job.q0 += 4) {
+    const int64_t nq = args.activation_bases - job.q0 < 4 ? args.activation_bases - job.q0 : 4;
+    job.start = 0.0f;
+    for (int64_t q = 0; q < nq; ++q) job.start += args.depth & 1 ? args.beta[job.q0 + q] : 0.0f;
+    for (job.p0 = 0; job.p0 < args.weight_bases; job.p0 += 4) {
+      const int64_t mp = args.weight_bases - job.p0 < 4 ? args.weight_bases - job.p0 : 4;
+      job.first = job.q0 == 0 && job.p0 == 0;
+      stream_blocks(job, rows, count, TILES[nq - 1][mp - 1]);
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int abcfx_bgemm_avx512vpopcnt(const abcfx_bgemm_args* args) {
+  if (!valid(*args)) return ABCFX_BAD_SHAPE;
+  if (args->row_begin >= args->row_end || args->block_begin >= args->block_end) return ABCFX_OK;
+  Job job = {};
+  abcfx_bgemm_args part = *args;
+  job.args = &part;
+  job.window = window_of(*args);
+  job.channels = args->groups * args->cols;
+  for (int64_t q = 0; q < args->activation_bases; ++q) job.minus2beta[q] = -2.0f * args->beta[q];
+  Rows rows;
+  Cursor cursor = cursor_at(*args, args->row_begin);
+  for (int64_t begin = args->row_begin; begin < args->row_end; begin += CHUNK) {
+    const int64_t left = args->row_end - begin, count = left < CHUNK ? left : CHUNK;
+    for (int64_t r = 0; r < count; ++r, advance(*args, cursor)) {
+      rows.a[r] = window_base(*args, cursor);
+      rows.base[r] = base_of(*args, cursor);
+    }
+    for (int64_t r = count; r < count + SLACK; ++r) {
+      rows.a[r] = rows.a[count - 1];
+      rows.base[r] = rows.base[count - 1];
+    }
+    part.row_begin = begin;
+    stream_planes(job, rows, count);
+  }
+  return ABCFX_OK;
+}

@@ -1,0 +1,89 @@
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#include "abcfx/pack.h"
+
+// What the pack variants share. Everything is static, for the reason given in bgemm/window.h.
+
+/// Both kinds of levels become a code of `planes` bits: bit q set <=> plane q is +1 <=> its packed bit is 0.
+struct Levels {
+  bool coded;
+  int planes;
+  float shift, inverse, top;           ///< coded: o, 1 / scale, 2^planes - 1
+  float threshold[ABCFX_MAX_BASES];    ///< thermometer: 0.5 - shift[q]
+};
+
+struct Job {
+  const abcfx_pack_args* args;
+  Levels levels;
+  int64_t group_channels, words;  ///< of one group
+  int64_t pixel;                  ///< words of one pixel: groups * words
+  int64_t plane_step;             ///< words from a plane to the next: padded width * pixel
+};
+
+static inline bool valid(const abcfx_pack_args& args) {
+  return args.planes >= 1 && args.planes <= ABCFX_MAX_BASES && args.groups >= 1 && args.channels >= 0 &&
+         args.channels % args.groups == 0 && args.images >= 0 && args.height >= 0 && args.width >= 0 &&
+         args.top >= 0 && args.left >= 0 && args.bottom >= 0 && args.right >= 0 && args.line_begin >= 0 &&
+         args.line_end <= args.images * (args.height + args.top + args.bottom) && args.pixel_begin >= 0 &&
+         args.pixel_begin <= args.pixel_end && args.pixel_end <= args.width &&
+         (args.levels == ABCFX_CODED || args.levels == ABCFX_THERMOMETER);
+}
+
+static inline Job job_of(const abcfx_pack_args& args) {
+  Job job = {};
+  job.args = &args;
+  job.levels.coded = args.levels == ABCFX_CODED;
+  job.levels.planes = (int)args.planes;
+  if (job.levels.coded) {
+    job.levels.shift = args.shift[0];
+    job.levels.inverse = 1.0f / args.scale[0];
+    job.levels.top = (float)((1 << args.planes) - 1);
+  } else {
+    for (int64_t q = 0; q < args.planes; ++q) job.levels.threshold[q] = 0.5f - args.shift[q];
+  }
+  job.group_channels = args.channels / args.groups;
+  job.words = (job.group_channels + 63) / 64;
+  job.pixel = args.groups * job.words;
+  job.plane_step = (args.left + args.width + args.right) * job.pixel;
+  return job;
+}
+
+/// Zeroes padding and calls interior(src, dst) for every line with pixels: src at channel 0 of the line's first pixel,
+/// dst at the first word of plane 0 of that pixel. The caller loops over [pixel_begin, pixel_end).
+template <class Interior>
+static int for_each_line(const Job& job, const Interior& interior) {
+  const abcfx_pack_args& args = *job.args;
+  const int64_t padded_h = args.top + args.height + args.bottom;
+  const bool first = args.pixel_begin == 0, last = args.pixel_end == args.width;
+  for (int64_t line = args.line_begin; line < args.line_end; ++line) {
+    const int64_t n = line / padded_h, y = line % padded_h - args.top;
+    uint64_t* dst = args.dst + line * args.planes * job.plane_step;
+    if (y < 0 || y >= args.height) {
+      if (first) memset(dst, 0, sizeof(uint64_t) * args.planes * job.plane_step);
+      continue;
+    }
+    for (int64_t q = 0; q < args.planes; ++q) {
+      uint64_t* plane = dst + q * job.plane_step;
+      if (first) memset(plane, 0, sizeof(uint64_t) * args.left * job.pixel);
+      if (last) memset(plane + (args.left + args.width) * job.pixel, 0, sizeof(uint64_t) * args.right * job.pixel);
+    }
+    interior(args.src + n * args.stride_n + y * args.stride_h, dst + args.left * job.pixel);
+  }
+  return ABCFX_OK;
+}
+
+/// Calls visit(channel, count, word) for every word of a pixel: its first channel over all groups, how many channels it
+/// holds (1 to 64), and its place in the pixel.
+template <class Visit>
+static inline void for_each_word(const Job& job, const Visit& visit) {
+  for (int64_t g = 0; g < job.args->groups; ++g) {
+    for (int64_t i = 0; i < job.words; ++i) {
+      const int64_t left = job.group_channels - 64 * i;
+      visit(g * job.group_channels + 64 * i, left < 64 ? left : 64, g * job.words + i);
+    }
+  }
+}
+
+static inline uint64_t low_bits(int64_t count) { return count >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << count) - 1; }
