@@ -41,9 +41,12 @@ def fit_alternating(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
 def nearest_bases(w: Tensor, scales: Tensor) -> Tensor:
     """Codes of the nearest levels as bases: f32[o, k], f64[o, p] → int8[p, o, k]. A tie takes the upper level."""
     levels, order = _levels(scales)
-    codes = order.gather(-1, torch.searchsorted(_edges(levels), w.contiguous(), right=True))
-    planes = [(codes >> plane & 1) * 2 - 1 for plane in range(scales.shape[-1])]
-    return torch.stack(planes).to(torch.int8)
+    cells = torch.searchsorted(_edges(levels), w.contiguous(), right=True)
+    codes = order.to(torch.uint8).gather(-1, cells)
+    bases = torch.empty(scales.shape[-1], *w.shape, dtype=torch.int8, device=w.device)
+    for plane, basis in enumerate(bases):
+        basis.copy_(codes >> plane & 1)
+    return bases.mul_(2).sub_(1)
 
 
 def _levels(scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from abcfx.quant.cells import SortedRows
 
 STARTS = 16  # geometric clipping widths on each side; neighbours differ by 1.4: the same basin of the alternation
 KEPT = 8  # starts that are followed to the end, after a look at all of them
-ITERATIONS = 40
+ITERATIONS = 100
 
 
 def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
@@ -19,13 +19,14 @@ def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
 
     For fixed codes that is a line fitted through (k, x); for fixed Δ and o the codes are intervals of the sorted
     samples. Both steps lower the error; they alternate from many clipping ranges at once, and the best is kept.
-    Non-negative samples keep o = 0 (after ReLU zero is the commonest value and must stay exact).
+    Non-negative samples keep o = 0, since after ReLU zero is the commonest value and must stay exact; unless all of
+    them are more than a standard deviation away from zero, where such levels would be spent on nothing.
     """
     low, high = float(rows.values[0]), float(rows.values[-1])
     top = 2**activation_bases - 1
     if low == high:  # levels from 0 to the one value seen, exact for both
         return torch.tensor([(abs(low) or 1.0) / top]).double(), torch.tensor([min(low, 0.0)]).double()
-    anchored = low >= 0
+    anchored = 0 <= low <= float(rows.values.double().std(correction=0))
     ranges = _ranges(rows, 0.0 if anchored else float(rows.values[len(rows.values) // 2]), anchored)
     lines = torch.stack([(ranges[:, 1] - ranges[:, 0]) / top, ranges[:, 0]], -1)
     lines, error = _alternate(rows, lines, top, anchored, 2)
