@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from abcfx.calibrate import Sampler
+from abcfx.graph import clone
+from abcfx.passes.match_layers import match_layers
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations
 
@@ -25,12 +27,13 @@ class SiteLevels:
 
     name: str
     plan: LayerPlan
+    device: torch.device
     sampler: Sampler = field(default_factory=Sampler)
     batches: int = 0
 
     def __post_init__(self) -> None:
         values = self.plan.activation_bases if self.plan.levels == "thermometer" else 1
-        self.scale, self.shift = torch.full((values,), torch.nan), torch.full((values,), torch.nan)
+        self.scale, self.shift = (torch.full((values,), torch.nan, device=self.device) for _ in range(2))
 
     def observe(self, input: Tensor) -> None:
         self.sampler.observe(self.name, input)
@@ -38,7 +41,8 @@ class SiteLevels:
     def fit(self) -> None:
         samples = self.sampler.samples()
         if samples.numel():
-            self.scale, self.shift = activations.fit(samples, self.plan.activation_bases, self.plan.levels)
+            scale, shift = activations.fit(samples, self.plan.activation_bases, self.plan.levels)
+            self.scale, self.shift = scale.to(self.device), shift.to(self.device)
             self.batches += 1
 
 
@@ -50,28 +54,36 @@ def levels_of(weight: Tensor, use: int, name: str, plan: LayerPlan) -> SiteLevel
     uses = _of_weight.get(weight)
     if uses is None:
         uses = _of_weight[weight] = {}
-    return uses.setdefault((use, plan), SiteLevels(name, plan))
+    return uses.setdefault((use, plan), SiteLevels(name, plan, weight.device))
 
 
-class Observe(fx.Interpreter):
-    """Runs a float graph and shows the input of each quantized layer to its levels.
+class _Observer(nn.Module):
+    def __init__(self, levels: SiteLevels) -> None:
+        super().__init__()
+        self.levels = levels
 
-    Buffers and inputs are cloned, so nothing the graph writes in place (batch-norm statistics) is written twice.
+    def forward(self, input: Tensor) -> None:
+        self.levels.observe(input)
+
+
+class ObservedGraph:
+    """A float graph that shows the input of each planned layer to its levels.
+
+    Buffers and inputs are cloned, so what the graph writes in place (batch-norm statistics) is not written twice.
     """
 
     def __init__(self, gm: fx.GraphModule, levels: dict[str, SiteLevels]) -> None:
-        super().__init__(gm)
-        self.levels = levels  # node name → levels
+        self.gm, self.levels = clone(gm), list(levels.values())
+        for i, (site, node, owner) in enumerate(match_layers(self.gm)):
+            if site.name in levels:
+                owner.add_submodule(f"abcfx_observer_{i}", _Observer(levels[site.name]))
+                with owner.graph.inserting_before(node):
+                    owner.graph.call_module(f"abcfx_observer_{i}", (node.args[0],))
+                owner.recompile()
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.name in self.levels:
-            args, _ = self.fetch_args_kwargs_from_env(n)
-            self.levels[n.name].observe(args[0])
-        return super().run_node(n)
-
-    def observe(self, args: Iterable[Any]) -> None:
-        cloned = [a.detach().clone() if isinstance(a, Tensor) and not isinstance(a, torch.nn.Parameter) else a for a in args]
+    def run(self, args: Iterable[Any]) -> None:
+        cloned = [a.detach().clone() if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) else a for a in args]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            self.run(*cloned)
-        for levels in self.levels.values():
+            self.gm(*cloned)
+        for levels in self.levels:
             levels.fit()

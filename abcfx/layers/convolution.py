@@ -27,7 +27,7 @@ class _ABCConvNd(ABCLayer):
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding, begin = [0] * dims, [0] * dims
         out = self.run_op(
-            torch.ops.abc.convolution, input, self.weight, self.bias,
+            torch.ops.abc.convolution.default, input, self.weight, self.bias,
             self.stride, padding, self.dilation, False, [0] * dims, self.groups,
         )  # fmt: skip
         for dim, first in enumerate(begin, start=2):
@@ -74,7 +74,7 @@ class _ABCConvTransposeNd(ABCLayer):
             input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
         )
         return self.run_op(
-            torch.ops.abc.convolution, input, self.weight, self.bias,
+            torch.ops.abc.convolution.default, input, self.weight, self.bias,
             self.stride, self.padding, self.dilation, True, output_padding, self.groups,
         )  # fmt: skip
 

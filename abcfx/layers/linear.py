@@ -19,7 +19,7 @@ class ABCLinear(ABCLayer, nn.Linear):
         if self.observer is not None:
             self.observer(self, input)
             return F.linear(input, self.weight, self.bias)
-        return self.run_op(torch.ops.abc.linear, input, self.weight, self.bias)
+        return self.run_op(torch.ops.abc.linear.default, input, self.weight, self.bias)
 
 
 class ABCMatmul(ABCLayer):
@@ -34,4 +34,4 @@ class ABCMatmul(ABCLayer):
         if self.observer is not None:
             self.observer(self, input)
             return F.linear(input, weight, self.bias)
-        return self.run_op(torch.ops.abc.linear, input, weight, self.bias)
+        return self.run_op(torch.ops.abc.linear.default, input, weight, self.bias)

@@ -1,0 +1,148 @@
+"""torch.compile(model, backend="abc"): run the stages of pipeline.py on Dynamo's graph, hand the rest to inductor.
+
+Quantized layers (quantize_model) are lowered to packed kernels. Float layers of a float model are quantized too if the
+options give M and N. A graph that needs gradients keeps the differentiable abc:: ops; AOTAutograd makes its backward.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dynamo.backends.debugging import aot_eager
+from torch._inductor import list_mode_options
+from torch._inductor.compile_fx import compile_fx
+
+from abcfx.api import make_plan
+from abcfx.debug import log
+from abcfx.graph import AbcConvView, AbcLinearView, attribute, view, with_bodies
+from abcfx.levels import ObservedGraph, SiteLevels, levels_of
+from abcfx.options import Options
+from abcfx.passes.lower import WeightInput
+from abcfx.pipeline import Pipeline, open_graph
+
+
+def abc(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """The backend that Dynamo calls: a captured graph in, a callable out. Options: abcfx/options.py.
+
+    `mode` ("max-autotune" ...) goes to inductor. Raises ValueError for bad options, naming what is accepted.
+    """
+    wanted = Options.parse(options)
+    pipeline = open_graph(gm, _constant_inputs(gm, example_inputs))
+    float_graph = pipeline.gm
+    inputs: list[Any] = list(example_inputs)
+    runner = Runner()
+    if wanted.config is not None and not _is_quantized(float_graph):
+        inputs += _quantize_float_layers(pipeline, wanted, inputs, runner)
+    elif wanted.config is None and not _is_quantized(float_graph):
+        warnings.warn(
+            "backend 'abc' found no quantized layer in this graph and compiles it as it is; make them with "
+            "abcfx.quantize_model, or pass options={'M': 2, 'N': 2}",
+            stacklevel=2,
+        )
+    if not _needs_gradients(example_inputs):
+        inputs += _lower(pipeline, inputs, runner)
+    runner.compiled = _hand_over(pipeline.gm, inputs, wanted.then, mode)
+    return runner
+
+
+class Runner:
+    """Calls the compiled graph with what its new inputs stand for: activation levels, and packed weights of live Parameters."""
+
+    def __init__(self) -> None:
+        self.compiled: Callable[..., Any] | None = None
+        self.levels: list[SiteLevels] = []
+        self.weights: list[tuple[int | Tensor, WeightInput]] = []
+        self.observed: ObservedGraph | None = None
+        self.calibration_batches = 0
+
+    def __call__(self, *args: Any) -> Any:
+        if self.observed is not None and any(s.batches < self.calibration_batches for s in self.levels):
+            self.observed.run(args)
+        return self.compiled(*args, *self.level_tensors(), *self.weight_tensors(args))
+
+    def level_tensors(self) -> list[Tensor]:
+        return [tensor for site in self.levels for tensor in (site.scale, site.shift)]
+
+    def weight_tensors(self, args: Sequence[Any]) -> list[Tensor]:
+        return [
+            tensor
+            for source, made in self.weights
+            for tensor in made.tensors(args[source] if isinstance(source, int) else source)
+        ]
+
+
+def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[[fx.Node], bool]:
+    """Which placeholders are parameters or buffers: Dynamo marks them static. By name, since the graph gets copied."""
+    constant = {
+        node.name
+        for node, value in zip(gm.graph.find_nodes(op="placeholder"), example_inputs, strict=True)
+        if isinstance(value, Tensor) and "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {})
+    }
+    return lambda node: node.name in constant
+
+
+def _is_quantized(gm: fx.GraphModule) -> bool:
+    return any(isinstance(view(node), (AbcLinearView, AbcConvView)) for part in with_bodies(gm) for node in part.graph.nodes)
+
+
+def _needs_gradients(example_inputs: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in example_inputs)
+
+
+def _quantize_float_layers(pipeline: Pipeline, wanted: Options, inputs: list[Any], runner: Runner) -> list[Tensor]:
+    """canonicalize, match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
+    pipeline.canonicalize()
+    sites = pipeline.match()
+    plan = make_plan([s.site for s in sites], wanted.config)
+    for name, reason in plan.reasons.items():
+        log(1, f"{name}: float, {reason}")
+    live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), inputs, strict=True))
+    uses: dict[int, int] = {}
+    found: dict[str, SiteLevels] = {}
+    for site in sites:
+        if site.site.name in plan.layers:
+            base = site.weight_base(pipeline.gm)
+            weight = live[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))
+            use = uses[id(weight)] = uses.get(id(weight), -1) + 1
+            layer_plan = plan.layers[site.site.name]
+            found[site.site.name] = levels_of(weight, use, site.site.name, layer_plan)
+            log(1, f"{site.site.name}: quantized, {layer_plan}")
+    if not found:
+        warnings.warn(f"backend 'abc' quantized no layer of this graph: {dict(plan.reasons)}", stacklevel=3)
+        return []
+    runner.observed = ObservedGraph(pipeline.gm, found)
+    runner.calibration_batches = wanted.calibration_batches
+    added = pipeline.rewrite(sites, plan, lambda site: (found[site.name].scale, found[site.name].shift))
+    runner.levels = [found[pair.name] for pair in added]
+    return runner.level_tensors()
+
+
+def _lower(pipeline: Pipeline, inputs: list[Any], runner: Runner) -> list[Tensor]:
+    """abc ops become kernels; returns example values of the new inputs: what is made of each live weight."""
+    position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
+    lowered = pipeline.lower()
+    for name, reason in lowered.reasons.items():
+        log(1, f"{name}: dequantized form, {reason}")
+    for made in lowered.inputs:
+        base = made.view.base
+        source = position[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))
+        runner.weights.append((source, made))
+    return runner.weight_tensors(inputs)
+
+
+def _hand_over(gm: fx.GraphModule, inputs: list[Any], then: str, mode: str | None) -> Callable[..., Any]:
+    if then == "eager":
+        return gm
+    if then == "aot_eager":
+        return aot_eager(gm, inputs)
+    return compile_fx(gm, inputs, config_patches=list_mode_options(mode) if mode else None)
