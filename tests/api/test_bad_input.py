@@ -59,7 +59,7 @@ def test_weights_that_turn_bad_later_name_what_is_wrong(bad: float) -> None:
     q = ready(three(), torch.randn(4, 8))
     with torch.no_grad():
         q[1].weight[0, 0] = bad
-    with pytest.raises(ValueError, match=r"1: .*NaN or infinite"):
+    with pytest.raises(ValueError, match=r"1: weights must be finite: "):
         q(torch.randn(4, 8))
 
 
