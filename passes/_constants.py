@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from abcfx.graph import CONSTANT, bodies, value
+from abcfx.graph import CONSTANT, bodies, shape_of, value
 
 aten = torch.ops.aten
 _VIEW_METHODS = {
-    "t", "transpose", "permute", "swapaxes", "contiguous", "detach", "unsqueeze", "squeeze", "view", "reshape", "flatten",
+    "t", "transpose", "permute", "swapaxes", "unsqueeze", "squeeze", "view", "reshape", "flatten", "contiguous",
+    "detach",
 }  # fmt: skip
 _CAST_METHODS = {"to", "float", "half", "bfloat16", "double"}
 _VIEW_FUNCTIONS = {
@@ -89,6 +90,15 @@ def constant_view(node: Any) -> View | None:
         steps.append(step)
         node = node.args[0]
     return None
+
+
+def constant_shape(node: Any) -> tuple[int, ...] | None:
+    """Shape of a constant, also in a graph without values; None if it is not known."""
+    found = constant_view(node)
+    base = value(found.base) if found is not None else None
+    if shape_of(node) is not None or base is None:
+        return shape_of(node)
+    return tuple(found.of(torch.empty_like(base, device="meta")).shape)  # type: ignore[union-attr]
 
 
 def _step(node: Node) -> Step | None:

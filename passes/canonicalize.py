@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from abcfx.passes._constants import constant_view
+from abcfx.passes._constants import constant_shape, constant_view
 from abcfx.passes._rule import Rule, decline
 from torch.fx import Node
 
@@ -134,7 +134,7 @@ class LinearFromMatmul(Rule):
             decline("the constant is the left operand" if left else "no constant operand: activation × activation")
         if constant_view(x) is not None:
             decline("both operands are constants")
-        shape = shape_of(w)
+        shape = constant_shape(w)
         if shape is None or len(shape) != 2:
             decline(f"the constant has {len(shape)} dimensions" if shape else "the shape of the constant is unknown")
         return x, w
@@ -177,7 +177,7 @@ class LinearFromAddmm(Rule):
         return call[bias], call["mat1"], call["mat2"], call["beta"], call["alpha"]
 
     def rewrite(self, b: Builder, c: Node, x: Node, w: Node, beta: float, alpha: float) -> Node:
-        columns = (shape_of(w) or (None, None))[1]
+        columns = (constant_shape(w) or (None, None))[1]
         c, x, w = cast_like_result(b, c, x, transposed(b, w))
         if beta == 1 and alpha == 1 and columns is not None and shape_of(c) == (columns,):
             return b(aten.linear.default, x, w, c)
@@ -222,7 +222,7 @@ class FunctionalConvolution(Rule):
         def f(x: f32[4, 9], w: f32[8, 4, 4].constant):
             x = aten.unsqueeze.default(x, 0)
             y = aten.convolution.default(x, w, None, [1], [2], [1], False, [0], 1)
-            return aten.squeeze.dim(aten.slice.Tensor(y, 2, 1, sys.maxsize), 0)
+            return aten.squeeze.dim(aten.slice.Tensor(y, -1, 1, sys.maxsize), 0)
     Declines::
         def f(x: f32[2, 4, 9], w: f32[8, 4, 3].constant, k: f32[2]):
             return F.conv1d(x, w, None, 1, k.size(0))    # padding is computed in the graph
@@ -247,7 +247,9 @@ class FunctionalConvolution(Rule):
             return per_dimension("padding", given, dims), [0] * dims
         if given == "valid":
             return [0] * dims, [0] * dims
-        kernel = (shape_of(weight) or decline("padding='same' with a weight of unknown shape"))[2:]
+        kernel = (
+            shape_of(weight) or constant_shape(weight) or decline("padding='same' with a weight of unknown shape")
+        )[2:]
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [(t + 1) // 2 for t in total], [t % 2 for t in total]
 
@@ -256,7 +258,7 @@ class FunctionalConvolution(Rule):
         has_batch = batched(x, len(extra))
         x = x if has_batch else b(aten.unsqueeze.default, x, 0)
         y = b(aten.convolution.default, x, w, bias, *geometry)
-        for dim, first in enumerate(extra, start=2):
+        for dim, first in enumerate(extra, start=-len(extra)):
             y = b(aten.slice.Tensor, y, dim, first, sys.maxsize) if first else y
         return y if has_batch else b(aten.squeeze.dim, y, 0)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from abcfx.passes._constants import constant_view
+from abcfx.passes._constants import constant_shape, constant_view
 from torch.fx import GraphModule, Node
 
 from abcfx.graph import ConvView, LinearView, attribute, bodies, dtype_of, shape_of, view, with_bodies
@@ -68,7 +68,7 @@ def match_layers(gm: GraphModule) -> list[GraphSite]:
             unique = f"{name}#{count}"
         taken.add(unique)
         layer = view(node)
-        weight = shape_of(layer.weight) if isinstance(layer, (LinearView, ConvView)) else _opaque_weight(node)
+        weight = _weight_shape(layer.weight) if isinstance(layer, (LinearView, ConvView)) else _opaque_weight(node)
         groups = layer.groups if isinstance(layer, ConvView) else 1
         found.append(GraphSite(LayerSite(unique, kind, weight or (), groups, reason), node, owner))
     return found
@@ -121,7 +121,7 @@ def _reason(layer: LinearView | ConvView) -> str | None:
     if constant_view(layer.weight) is None:
         how = getattr(layer.weight.target, "__name__", str(layer.weight.target))
         return COMPUTED.format(how=how)
-    dtype, shape = dtype_of(layer.weight), shape_of(layer.weight)
+    dtype, shape = dtype_of(constant_view(layer.weight).base), _weight_shape(layer.weight)
     if dtype is not None and not dtype.is_floating_point:
         return f"its weight is {dtype}, not floating point"
     if shape is not None and 0 in shape:
@@ -131,9 +131,13 @@ def _reason(layer: LinearView | ConvView) -> str | None:
     return None
 
 
+def _weight_shape(weight: Node) -> tuple | None:
+    return shape_of(weight) or constant_shape(weight)
+
+
 def _opaque_weight(node: Node) -> tuple | None:
     position = OPAQUE[node.target][1] if node.target in OPAQUE else len(node.args)
-    return shape_of(node.args[position]) if position < len(node.args) else None
+    return _weight_shape(node.args[position]) if position < len(node.args) else None
 
 
 def weight_name(weight: object, node: Node, outer: Mapping[Node, str] = MappingProxyType({})) -> str:

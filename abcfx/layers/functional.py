@@ -1,0 +1,45 @@
+"""The quantized form of a functional layer: F.linear, F.conv2d, x @ W … on Parameters that the calling module owns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abcfx.layers.base import ABCLayer
+from abcfx.plan import LayerPlan
+
+
+class ABCFunctional(ABCLayer):
+    """y = op(Â, Ŵ) + bias with weight and bias as arguments: they stay registered where they were, and only there.
+
+    geometry   () for a linear layer (weight f[o, k]), else stride … groups as aten.convolution takes them
+
+    Its own state is `activation_scale` and `activation_shift`, in the dtype and on the device of `weight`.
+    """
+
+    def __init__(self, plan: LayerPlan, name: str, weight: Tensor, geometry: tuple = ()) -> None:
+        nn.Module.__init__(self)
+        self.geometry = geometry
+        self.__dict__["weight"] = weight  # read, not registered, by adopt_plan
+        self.adopt_plan(plan, name)
+        del self.__dict__["weight"]
+
+    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if self.geometry and input.dim() == len(self.geometry[0]) + 1:
+            return self(input.unsqueeze(0), weight, bias).squeeze(0)
+        if self.observer is not None:
+            self.observer(self, input)
+            if self.geometry:
+                return torch.ops.aten.convolution.default(input, weight, bias, *self.geometry)
+            return torch.nn.functional.linear(input, weight, bias)
+        levels, plan = self.levels_or_raise(), self.plan.op_arguments()
+        if self.geometry:
+            return torch.ops.abc.convolution(input, weight, bias, *levels, *self.geometry, *plan)
+        return torch.ops.abc.linear(input, weight, bias, *levels, *plan)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("activation_scale", "activation_shift"):  # a float checkpoint has none: keep what was fitted
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name).detach())
+        super()._load_from_state_dict(state_dict, prefix, *args)
