@@ -18,10 +18,10 @@ ABC_K.define(
 )
 
 
-def weight_signs(weight_bits: Tensor, cols: int, channels: int) -> Tensor:
+def weight_signs(weight_bits: Tensor, cols: int, taps: int, channels: int) -> Tensor:
     """Inverse of pack_weights: int64 [groups, blocks, M, taps·words, 8] → ±1 f32 [M, groups, cols, taps, channels]."""
     groups, blocks, m, _, lanes = weight_bits.shape
-    words = weight_bits.permute(2, 0, 1, 4, 3).reshape(m, groups, blocks * lanes, -1, bits.words_for(channels))
+    words = weight_bits.permute(2, 0, 1, 4, 3).reshape(m, groups, blocks * lanes, taps, bits.words_for(channels))
     return bits.unpack(words[:, :, :cols], channels)
 
 
@@ -37,13 +37,12 @@ def linear(
     depth: int,
 ) -> Tensor:
     """bits int64 [N, rows, words], alpha f32 [M, O], tap_sums f32 [O, 1] = Σ_k Ŵ[o, k] → f32 [rows, O]."""
-    n, rows, _ = bits_.shape
+    n = bits_.shape[0]
     beta, constant = activations.coefficients(scale, shift, n, levels)
     a = bits.unpack(bits_, depth)
-    w = weight_signs(weight_bits, alpha.shape[1], depth).reshape(alpha.shape[0], alpha.shape[1], depth)
+    w = weight_signs(weight_bits, alpha.shape[1], 1, depth).reshape(alpha.shape[0], alpha.shape[1], depth)
     base = constant * tap_sums[:, 0] if bias is None else constant * tap_sums[:, 0] + bias
-    product = torch.einsum("q,po,qrk,pok->ro", beta, alpha, a, w) if depth else a.new_zeros(rows, alpha.shape[1])
-    return product + base
+    return torch.einsum("q,po,qrk,pok->ro", beta, alpha, a, w) + base
 
 
 library.register_reference(ABC_K, "linear", linear)

@@ -38,26 +38,31 @@ struct Job {
   float start;     ///< sum of beta over the chunk if depth is odd, else 0
 };
 
+/// A group of adjacent column blocks of one convolution group.
+struct Columns {
+  const uint64_t* w;       ///< plane p0 of the first block
+  int64_t a_offset;        ///< words from the pointers of Rows to plane q0 of this convolution group
+  int64_t channel;         ///< first output channel, counted over all groups
+  __mmask8 last;           ///< the channels of the last block that exist
+};
+
 /// One register tile: ROWS output pixels x BLOCKS blocks of eight channels, all NQ x MP planes of each.
 ///
 /// The accumulators start at -floor(depth / 2), so that at the end acc = popcount - floor(depth / 2) and
 ///     depth - 2 popcount = -2 acc + (depth odd)
 /// is formed without cancellation. The odd unit is the same for every plane: sum_q beta_q * 1 = job.start.
 template <int NQ, int MP, int ROWS, int BLOCKS>
-inline __attribute__((always_inline)) void tile(const Job& job, const Rows& rows, int64_t row, int64_t block_index,
-                                                int64_t count) {
+void tile(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t count) {
   constexpr int VR = ROWS * NQ, VC = BLOCKS * MP;
   static_assert(ROWS <= SLACK, "a tile must not read past the table of rows");
   const abcfx_bgemm_args& args = *job.args;
   const Window& window = job.window;
-  const Block block = block_of(args, block_index);
 
   const uint64_t* a[VR];
-  const int64_t a_offset = block.group * args.words + job.q0 * window.plane_step;
   UNROLL for (int r = 0; r < ROWS; ++r) {
-    UNROLL for (int q = 0; q < NQ; ++q) a[r * NQ + q] = rows.a[row + r] + a_offset + q * window.plane_step;
+    UNROLL for (int q = 0; q < NQ; ++q) a[r * NQ + q] = rows.a[row + r] + columns.a_offset + q * window.plane_step;
   }
-  const uint64_t* w = args.w + (block_index * args.weight_bases + job.p0) * window.words * LANES;
+  const uint64_t* w = columns.w;
   const int64_t w_plane = window.words * LANES, w_block = args.weight_bases * w_plane;
 
   __m512i acc[VR][VC];
@@ -85,8 +90,8 @@ inline __attribute__((always_inline)) void tile(const Job& job, const Rows& rows
 
   const __m256 start = _mm256_set1_ps(job.start);
   UNROLL for (int b = 0; b < BLOCKS; ++b) {
-    const __mmask8 lanes = b + 1 < BLOCKS ? 0xff : (__mmask8)((1u << block_of(args, block_index + b).count) - 1);
-    const int64_t channel = block.channel + b * LANES;
+    const __mmask8 lanes = b + 1 < BLOCKS ? 0xff : columns.last;
+    const int64_t channel = columns.channel + b * LANES;
     __m256 alpha[MP];
     UNROLL for (int p = 0; p < MP; ++p) {
       alpha[p] = _mm256_maskz_loadu_ps(lanes, args.alpha + (job.p0 + p) * job.channels + channel);
@@ -108,12 +113,7 @@ inline __attribute__((always_inline)) void tile(const Job& job, const Rows& rows
   }
 }
 
-typedef void (*Tile)(const Job& job, const Rows& rows, int64_t row, int64_t block_index, int64_t count);
-
-template <int NQ, int MP, int ROWS, int BLOCKS>
-void tile_fn(const Job& job, const Rows& rows, int64_t row, int64_t block_index, int64_t count) {
-  tile<NQ, MP, ROWS, BLOCKS>(job, rows, row, block_index, count);
-}
+typedef void (*Tile)(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t count);
 
 /// The tiles of one number of planes: about 24 accumulators, four weight vectors or fewer; and thinner ones for the ends.
 struct Tiles {
@@ -126,8 +126,8 @@ struct Tiles {
 template <int NQ, int MP, int ROWS, int BLOCKS, int NARROW_ROWS>
 constexpr Tiles tiles() {
   return Tiles{ROWS, BLOCKS, NARROW_ROWS,
-               tile_fn<NQ, MP, ROWS, BLOCKS>, tile_fn<NQ, MP, NARROW_ROWS, 1>,
-               tile_fn<NQ, MP, 1, BLOCKS>, tile_fn<NQ, MP, 1, 1>};
+               tile<NQ, MP, ROWS, BLOCKS>, tile<NQ, MP, NARROW_ROWS, 1>,
+               tile<NQ, MP, 1, BLOCKS>, tile<NQ, MP, 1, 1>};
 }
 
 const Tiles TILES[4][4] = {
@@ -137,16 +137,24 @@ const Tiles TILES[4][4] = {
     {tiles<4, 1, 3, 2, 6>(), tiles<4, 2, 3, 1, 3>(), tiles<4, 3, 2, 1, 2>(), tiles<4, 4, 1, 1, 1>()},
 };
 
-/// All rows of the table against `blocks` blocks. The last rows go through the full tile if they fill at least half of
-/// it, else one by one.
-void stream_rows(const Job& job, const Rows& rows, int64_t count, int64_t block, int64_t step, Tile full, Tile line) {
+/// All rows of the table against the `blocks` blocks from `index` on. The last rows go through the full tile if they
+/// fill at least half of it, else one by one.
+void stream_rows(const Job& job, const Rows& rows, int64_t count, int64_t index, int64_t blocks, int64_t step,
+                 Tile full, Tile line) {
+  const abcfx_bgemm_args& args = *job.args;
+  const Block first = block_of(args, index), last = block_of(args, index + blocks - 1);
+  Columns columns;
+  columns.w = args.w + (index * args.weight_bases + job.p0) * job.window.words * LANES;
+  columns.a_offset = first.group * args.words + job.q0 * job.window.plane_step;
+  columns.channel = first.channel;
+  columns.last = (__mmask8)((1u << last.count) - 1);
   int64_t row = 0;
-  for (; row + step <= count; row += step) full(job, rows, row, block, step);
+  for (; row + step <= count; row += step) full(job, rows, columns, row, step);
   if (2 * (count - row) >= step) {
-    full(job, rows, row, block, count - row);
+    full(job, rows, columns, row, count - row);
     return;
   }
-  for (; row < count; ++row) line(job, rows, row, block, 1);
+  for (; row < count; ++row) line(job, rows, columns, row, 1);
 }
 
 /// Rows of the table against all the blocks asked for: the weights of a column group stay in the first cache while
@@ -159,9 +167,9 @@ void stream_blocks(const Job& job, const Rows& rows, int64_t count, const Tiles&
     const int64_t group_end = (block / per_group + 1) * per_group;
     const int64_t end = group_end < args.block_end ? group_end : args.block_end;
     for (; block + tiles.blocks <= end; block += tiles.blocks) {
-      stream_rows(job, rows, count, block, tiles.rows, tiles.full, tiles.line);
+      stream_rows(job, rows, count, block, tiles.blocks, tiles.rows, tiles.full, tiles.line);
     }
-    for (; block < end; ++block) stream_rows(job, rows, count, block, tiles.narrow_rows, tiles.narrow, tiles.single);
+    for (; block < end; ++block) stream_rows(job, rows, count, block, 1, tiles.narrow_rows, tiles.narrow, tiles.single);
   }
 }
 

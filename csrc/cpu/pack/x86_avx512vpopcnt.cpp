@@ -13,6 +13,7 @@ namespace {
 /// Levels, broadcast: sixteen values at a time.
 struct Quantizer {
   __m512 shift, inverse, top, threshold[ABCFX_MAX_BASES];
+  __m512i bit[ABCFX_MAX_BASES];  ///< 1 << q in every byte
   int planes;
 
   explicit Quantizer(const Levels& levels)
@@ -20,7 +21,10 @@ struct Quantizer {
         inverse(_mm512_set1_ps(levels.inverse)),
         top(_mm512_set1_ps(levels.top)),
         planes(levels.planes) {
-    for (int q = 0; q < planes; ++q) threshold[q] = _mm512_set1_ps(levels.threshold[q]);
+    for (int q = 0; q < planes; ++q) {
+      threshold[q] = _mm512_set1_ps(levels.threshold[q]);
+      bit[q] = _mm512_set1_epi8((char)(1 << q));
+    }
   }
 };
 
@@ -39,9 +43,10 @@ inline __m512i code_of(const Quantizer& quantizer, __m512 x) {
   return code;
 }
 
-inline void store_planes(const Job& job, __m512i codes, uint64_t real, uint64_t* dst) {
-  for (int q = 0; q < job.levels.planes; ++q) {
-    dst[q * job.plane_step] = _mm512_testn_epi8_mask(codes, _mm512_set1_epi8((char)(1 << q))) & real;
+/// One word of every plane of a pixel: the codes of its channels, of which the bits set in `real` exist.
+inline void store_planes(const Quantizer& quantizer, int64_t plane_step, __m512i codes, uint64_t real, uint64_t* dst) {
+  for (int q = 0; q < quantizer.planes; ++q, dst += plane_step) {
+    *dst = _mm512_mask_testn_epi8_mask(real, codes, quantizer.bit[q]);
   }
 }
 
@@ -104,7 +109,7 @@ inline void pack_tile(const Job& job, const Quantizer& quantizer, const float* s
   }
   transpose_dwords(codes);
   const uint64_t real = low_bits(count);
-  for (int64_t x = 0; x < pixels; ++x) store_planes(job, codes[x], real, dst + x * job.pixel);
+  for (int64_t x = 0; x < pixels; ++x) store_planes(quantizer, job.plane_step, codes[x], real, dst + x * job.pixel);
 }
 
 template <bool CODED>
@@ -130,7 +135,7 @@ int pack(const Job& job) {
           values = gathered;
         }
         const __m512i codes = codes_of_channels<CODED>(quantizer, values, count);
-        store_planes(job, codes, low_bits(count), dst + x * job.pixel + place);
+        store_planes(quantizer, job.plane_step, codes, low_bits(count), dst + x * job.pixel + place);
       });
     }
   });
