@@ -1,0 +1,218 @@
+"""`python -m abcfx demo`: from a float model to a quantized, faster and smaller one, on real images."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import abcfx
+from abcfx.cli import machine
+from abcfx.cli.demo_model import DemoNet, load_demo_model
+from abcfx.cli.demo_report import Point, Results
+from abcfx.cli.demo_steps import Steps
+from abcfx.cli.front import UsageError, positive, usage_errors
+from abcfx.cli.timing import Race, race
+from abcfx.cli.training import Recipe, accuracy, train
+from abcfx.data import Dataset, load
+from abcfx.ops import library
+from abcfx.packed import save_packed
+from abcfx.plan import MAX_BASES
+
+HELP = "Quantize a float model on real images: accuracy, size and speed before and after, a table and a picture."
+EXAMPLE = "python -m abcfx demo --M 3 --N 3 --out results"
+SWEEP = ((1, 1), (1, 2), (2, 2), (2, 3), (3, 3))
+CALIBRATION_IMAGES = 512
+# CIFAR-10 has no shipped weights: its float model is trained here, for under a minute on two cores
+CIFAR_RECIPE = Recipe(epochs=1.0, learning_rate=4e-3, weight_decay=0.02, batch=96, autocast=True)
+TUNING = Recipe(epochs=2.0, learning_rate=1e-3, batch=100)
+QUICK_IMAGES = 250
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    bases = f"1 to {MAX_BASES} (2)"
+    parser.add_argument(
+        "--data", metavar="PATH",
+        help="folder with the full Fashion-MNIST (idx files), or CIFAR-10 (cifar-10-batches-py, -bin, or an .npz); "
+        "without it, the subset of Fashion-MNIST that ships with abcfx",
+    )  # fmt: skip
+    parser.add_argument("--M", type=int, default=2, help=f"weight bases, {bases}")
+    parser.add_argument("--N", type=int, default=2, help=f"activation bases, {bases}")
+    parser.add_argument("--epochs", type=float, default=TUNING.epochs, help="length of the fine-tuning, 0 for none (2)")
+    parser.add_argument("--batch", type=positive, default=32, help="the larger batch size to time, beside 1 (32)")
+    parser.add_argument("--threads", type=positive, help="threads of PyTorch (as it has them)")
+    parser.add_argument("--seed", type=int, default=0, help="of training and of its shuffling (0)")
+    parser.add_argument("--out", type=Path, default=Path("abcfx_demo"), metavar="DIR", help="results (./abcfx_demo)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a look in seconds: 250 test images, no training, no timing, no sweep"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0; 130 after Ctrl-C, with what was done until then in the table and in the folder."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    _check(arguments)
+    with usage_errors():
+        data = load(arguments.data)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.quick:
+        data = data.first(QUICK_IMAGES)
+    results = Results(data.name, len(data.test_y), arguments.M, arguments.N, setup=_setup(arguments))
+    console, code = Console(), 0
+    try:
+        with Steps(console) as steps:
+            Demo(arguments, data, results, steps).run()
+    except KeyboardInterrupt:
+        console.print("interrupted; this is what was done", style="yellow")
+        code = 130
+    _show(results, arguments.out, console)
+    return code
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    with usage_errors():
+        abcfx.LayerPlan(arguments.M, arguments.N)
+    if not 0 <= arguments.epochs <= 1000:
+        raise UsageError(f"--epochs must be from 0 to 1000, got {arguments.epochs:g}")
+
+
+def _setup(arguments: argparse.Namespace) -> dict[str, object]:
+    return {
+        "torch": torch.__version__,
+        "kernels": machine.kernel_names(),
+        "threads": machine.threads(),
+        "seed": arguments.seed,
+    }
+
+
+def _show(results: Results, out: Path, console: Console) -> None:
+    """The tables, and results.json and results.png in the folder."""
+    if results.float_accuracy is None:
+        console.print("nothing was finished", style="yellow")
+        return
+    console.print()
+    console.print(results.table())
+    if results.points:
+        console.print(results.points_table())
+    setup = results.setup
+    console.print(f"[dim]torch {setup['torch']}, kernels {setup['kernels']}, {setup['threads']}, seed {setup['seed']}")
+    for note in results.notes:
+        console.print(note, style="yellow")
+    written = ["results.json", "model.pt", "model.abc"]
+    results.save(out / written[0])
+    if results.points:
+        from abcfx.cli.picture import draw  # matplotlib takes a second to import
+
+        draw(results, out / "results.png")
+        written.append("results.png")
+    names = ", ".join(name for name in written if (out / name).exists())
+    console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
+
+
+class Demo:
+    """The steps, in order; each writes what it found into `results` at once."""
+
+    def __init__(self, arguments: argparse.Namespace, data: Dataset, results: Results, steps: Steps) -> None:
+        self.arguments, self.data, self.results, self.steps = arguments, data, results, steps
+        self.float_model: nn.Module
+        self.compiled_float: dict[int, nn.Module] = {}
+
+    def run(self) -> None:
+        arguments, results = self.arguments, self.results
+        self.float_model = self._float_model()
+        results.float_accuracy = self._accuracy("float accuracy", self.float_model)
+        quantized = self._quantized(arguments.M, arguments.N)
+        results.calibrated_accuracy = self._accuracy("quantized and calibrated", quantized)
+        tuned = self._tuned(quantized)
+        self._sizes(tuned)
+        if arguments.quick:
+            return
+        timed = self._can_time()
+        if timed:
+            results.races += [self._race(batch, tuned) for batch in dict.fromkeys((1, arguments.batch))]
+        for M, N in SWEEP:
+            self._point(M, N, timed)
+
+    def _float_model(self) -> nn.Module:
+        if self.data.channels == 1:
+            return load_demo_model()
+        model = DemoNet(self.data.channels, len(self.data.classes)).to(memory_format=torch.channels_last)
+        self._train("training the float model", model, CIFAR_RECIPE)
+        return model
+
+    def _train(self, name: str, model: nn.Module, recipe: Recipe, teacher: nn.Module | None = None) -> None:
+        with self.steps.step(name, recipe.steps(len(self.data.train_y))) as step:
+            train(model, self.data, recipe, seed=self.arguments.seed, teacher=teacher, tick=step.tick_loss)
+
+    def _accuracy(self, name: str, model: nn.Module) -> float:
+        with self.steps.step(name, self.data.test_batch_count()) as step:
+            percent = accuracy(model, self.data, step.tick)
+            step.result = f"{percent:.1f} %"
+        return percent
+
+    def _quantized(self, M: int, N: int) -> nn.Module:
+        quantized = abcfx.quantize_model(self.float_model, M, N)
+        abcfx.calibrate(quantized, self.data.calibration_batches(CALIBRATION_IMAGES), progress=False)
+        return quantized
+
+    def _tuned(self, quantized: nn.Module) -> nn.Module:
+        """A fine-tuned copy, or the model itself if there is nothing to do."""
+        if self.arguments.quick or not self.arguments.epochs:
+            return quantized
+        tuned = copy.deepcopy(quantized)
+        recipe = Recipe(self.arguments.epochs, TUNING.learning_rate, TUNING.batch)
+        self._train("fine-tuning", tuned, recipe, teacher=self.float_model)
+        self.results.tuned_accuracy = self._accuracy("fine-tuned", tuned)
+        return tuned
+
+    def _sizes(self, quantized: nn.Module) -> None:
+        out, results = self.arguments.out, self.results
+        torch.save(self.float_model.state_dict(), out / "model.pt")
+        save_packed(quantized, out / "model.abc")
+        results.float_bytes = (out / "model.pt").stat().st_size
+        results.packed_bytes = (out / "model.abc").stat().st_size
+
+    def _can_time(self) -> bool:
+        """Whether speed can be measured here; a note in one line if not, or if it means nothing."""
+        if not library.loaded():
+            self.results.notes.append(f"The speed is not meaningful here: {library.problem()}.")
+        if machine.cpp_compiler() is None:
+            self.results.notes.append("No timing: torch.compile needs a C++ compiler, and none was found.")
+            return False
+        return True
+
+    def _race(self, batch: int, quantized: nn.Module) -> Race:
+        """Compiled with backend="abc" against the float model compiled by inductor, both in channels_last."""
+        with self.steps.step(f"compiling and timing, batch {batch}") as step, torch.inference_mode():
+            images = self.data.prepare(self.data.test_x[:batch])
+            result = self._race_on(images, quantized, seconds=2.0)
+            step.result = f"{result.ratio:.2f}×"
+        return result
+
+    def _race_on(self, images: Tensor, quantized: nn.Module, seconds: float) -> Race:
+        batch = len(images)
+        if batch not in self.compiled_float:
+            self.compiled_float[batch] = torch.compile(self.float_model, dynamic=False)
+        rival, ours = self.compiled_float[batch], torch.compile(quantized, backend="abc", dynamic=False)
+        for model in (rival, ours):
+            for _ in range(3):
+                model(images)
+        return race(lambda: rival(images), lambda: ours(images), batch, seconds)
+
+    def _point(self, M: int, N: int, timed: bool) -> None:
+        with self.steps.step(f"M={M}, N={N}, calibrated", self.data.test_batch_count() + timed) as step:
+            quantized = self._quantized(M, N)
+            point = Point(M, N, accuracy(quantized, self.data, step.tick))
+            self.results.points.append(point)
+            step.result = f"{point.accuracy:.1f} %"
+            if timed:
+                with torch.inference_mode():
+                    images = self.data.prepare(self.data.test_x[: self.arguments.batch])
+                    point.race = self._race_on(images, quantized, seconds=1.0)
+                step.result += f"  {point.race.ratio:.2f}×"

@@ -1,0 +1,74 @@
+"""The progress display of the demo: one line a step, with its bar, its time and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+
+class SecondsColumn(ProgressColumn):
+    """Seconds the step has taken."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.finished_time if task.finished else task.elapsed
+        return Text(f"{seconds or 0:5.1f} s", style="dim")
+
+
+class Step:
+    """One line of the display. `result` is shown at its end."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    @property
+    def result(self) -> str:
+        return self._progress.tasks[self._task].fields["result"]
+
+    @result.setter
+    def result(self, text: str) -> None:
+        self._progress.update(self._task, result=text)
+
+    def tick(self) -> None:
+        self._progress.advance(self._task)
+
+    def tick_loss(self, loss: float) -> None:
+        self._progress.update(self._task, advance=1, result=f"loss {loss:.2f}")
+
+
+class Steps:
+    """A context: the display lives inside it. Where the output is no terminal, each finished step prints one line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=18),
+            SecondsColumn(),
+            TextColumn("{task.fields[result]}", style="bold"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Steps:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """`total` ticks, or a bar that only moves."""
+        task = self._progress.add_task(name, total=total, result="")
+        step = Step(self._progress, task)
+        yield step
+        record = self._progress.tasks[task]
+        done = record.total or 1
+        self._progress.update(task, total=done, completed=done)
+        if not self._console.is_terminal:
+            self._console.print(f"{name}: {step.result or 'done'}", highlight=False)

@@ -1,0 +1,66 @@
+"""`python -m abcfx summary MODEL`: what quantization does to each layer, before any training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+import abcfx
+from abcfx.cli.front import UsageError, one_line, usage_errors
+from abcfx.cli.models import MODEL_HELP, example_input, load_model
+from abcfx.layers import ABCLayer
+from abcfx.plan import BASES, LEVELS
+from abcfx.summary import Summary
+
+HELP = "Show, layer by layer, what a model becomes: bases, MACs, bytes, and why a layer stays float."
+EXAMPLE = "python -m abcfx summary torchvision.models:resnet18 --M 3 --N 3 --exclude '*.downsample.*'"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--input", action="append", metavar="SHAPE",
+        help="shape of an input, e.g. 1,3,224,224 (the default) or 1,128:int64; repeat it for several inputs",
+    )  # fmt: skip
+    parser.add_argument("--M", type=int, default=2, help="weight bases, 1 to 8 (2)")
+    parser.add_argument("--N", type=int, default=2, help="activation bases, 1 to 8 (2)")
+    parser.add_argument("--basis", choices=BASES, default=BASES[0], help=f"how weight bases are fitted ({BASES[0]})")
+    parser.add_argument("--levels", choices=LEVELS, default=LEVELS[0], help=f"activation levels ({LEVELS[0]})")
+    parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="quantize only these layers")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave these layers in float")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--unsafe-load", action="store_true",
+        help="read a pickled module, which runs the code in the file (torch.load with weights_only=False)",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    model = load_model(arguments.model, arguments.unsafe_load)
+    summary = describe(model, arguments)
+    if arguments.json:
+        print(json.dumps(summary.to_dict(), indent=2))
+    else:
+        Console().print(summary)
+    return 0
+
+
+def describe(model: nn.Module, arguments: argparse.Namespace) -> Summary:
+    """The summary of a model quantized as the options say; one that is quantized already is shown as it is."""
+    if not any(isinstance(module, ABCLayer) for module in model.modules()):
+        with usage_errors():
+            model = abcfx.quantize_model(
+                model, arguments.M, arguments.N, basis=arguments.basis, levels=arguments.levels,
+                include=arguments.include, exclude=arguments.exclude,
+            )  # fmt: skip
+    shapes = arguments.input or ["1,1,28,28" if arguments.model == "demo" else "1,3,224,224"]
+    inputs: list[Any] = [example_input(text) for text in shapes]
+    try:
+        return abcfx.summary(model, *inputs)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
+        tried = f"{arguments.model} failed on an input of {' and '.join(shapes)}"
+        raise UsageError(f"{tried}: {one_line(error)}; give its input with --input") from error

@@ -1,0 +1,279 @@
+"""summary(model, *inputs): for each layer what it is, what it costs and in which form; data, with a table.
+
+MACs are counted for the inputs given, from the shapes that the layers really met. A layer that runs on the kernels
+counts M·N binary MACs for each float one. Bytes are those of the files: a state_dict, and the packed form (packed.py).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from abcfx.layers import QUANTIZED, ABCLayer, ABCMatmul
+from abcfx.ops.choose import kernel_or_reason
+from abcfx.packed import packable_weights, packed_bytes, weight_of
+from abcfx.sites import module_sites
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LEVELS = ("activation_scale", "activation_shift")
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer. Shapes and MACs are None for a layer that the inputs did not reach, or whose work is hidden in one op.
+
+    runs    "binary" on the kernels, "dense" as a float op on dequantized operands, "float" if it is not quantized
+    note    why not "binary", or why its weight stays float in the file; None if there is nothing to say
+    """
+
+    name: str
+    kind: str
+    runs: str
+    note: str | None
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
+    calls: int
+    M: int | None
+    N: int | None
+    weight_bits: int
+    activation_bits: int
+    basis: str | None
+    levels: str | None
+    binary_macs: int | None
+    float_macs: int | None
+    float_bytes: int
+    packed_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """layers in order of registration; other_bytes: parameters and buffers outside them, the same in both forms."""
+
+    model: str
+    inputs: tuple[tuple[int, ...], ...]
+    layers: tuple[LayerSummary, ...]
+    other_bytes: int
+
+    @property
+    def binary_macs(self) -> int:
+        return sum(layer.binary_macs or 0 for layer in self.layers)
+
+    @property
+    def float_macs(self) -> int:
+        return sum(layer.float_macs or 0 for layer in self.layers)
+
+    @property
+    def float_bytes(self) -> int:
+        return self.other_bytes + sum(layer.float_bytes for layer in self.layers)
+
+    @property
+    def packed_bytes(self) -> int:
+        return self.other_bytes + sum(layer.packed_bytes for layer in self.layers)
+
+    @property
+    def compression(self) -> float:
+        """Bytes of the float model over bytes of the packed one."""
+        return self.float_bytes / self.packed_bytes if self.packed_bytes else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, totals included, in types that JSON has."""
+        totals = ("binary_macs", "float_macs", "float_bytes", "packed_bytes", "compression")
+        return asdict(self) | {"totals": {name: getattr(self, name) for name in totals}}
+
+    def __rich__(self) -> RenderableType:
+        from abcfx.cli.summary_table import SummaryTable
+
+        return SummaryTable(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        width = shutil.get_terminal_size((100, 24)).columns
+        console = Console(file=io.StringIO(), width=width)
+        console.print(self)
+        return console.file.getvalue().rstrip("\n")
+
+
+@dataclass
+class _Seen:
+    """What a layer met while the inputs ran through the model."""
+
+    input: Tensor
+    output_shape: tuple[int, ...]
+    macs: int = 0
+    calls: int = 0
+
+
+def summary(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Summary:
+    """Run the model once on the inputs, in eval mode and in float, and describe each of its layers.
+
+    model   from `quantize_model`, calibrated or not; or a float model, whose layers are then all "float"
+
+    print() or rich's print() shows the table; `to_dict()` gives it to JSON. Without inputs, shapes and MACs are None.
+    Raises TypeError if `model` is not a module; an error of the model on these inputs goes through.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"summary takes an nn.Module, got {type(model).__name__}")
+    model = getattr(model, "_orig_mod", model)  # behind torch.compile
+    seen: dict[int, _Seen] = {}
+    if example_inputs or example_kwargs:
+        with _watched(model, seen), torch.no_grad():
+            model(*example_inputs, **example_kwargs)
+    bytes_of = _Bytes()
+    layers = tuple(_rows(model, seen, bytes_of))
+    given = (*example_inputs, *example_kwargs.values())
+    shapes = tuple(tuple(value.shape) for value in given if isinstance(value, Tensor))
+    return Summary(type(model).__name__, shapes, layers, bytes_of.others(model))
+
+
+@contextmanager
+def _watched(model: nn.Module, seen: dict[int, _Seen]) -> Iterator[None]:
+    """Eval mode, hooks on every layer, and quantized layers in float so that an uncalibrated model runs too."""
+    modes = {module: module.training for module in model.modules()}
+    observers = {module: module.observer for module in model.modules() if isinstance(module, ABCLayer)}
+    hooks = [module.register_forward_hook(_record(seen)) for _, module in module_sites(model)]
+    try:
+        for layer in observers:
+            layer.observer = lambda *_: None
+        model.eval()
+        yield
+    finally:
+        for layer, observer in observers.items():
+            layer.observer = observer
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+
+
+def _record(seen: dict[int, _Seen]) -> Callable[[nn.Module, tuple, Any], None]:
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        output = output[0] if isinstance(output, (tuple, list)) else output
+        if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
+            return
+        first = seen.setdefault(id(module), _Seen(inputs[0].detach(), tuple(output.shape)))
+        first.calls += 1
+        if _kind(module) is not None:
+            first.macs += _macs(module, inputs[0].numel(), output.numel())
+
+    return hook
+
+
+def _kind(module: nn.Module) -> str | None:
+    """The name of a layer whose work is known, as in torch.nn.functional."""
+    if isinstance(module, ABCMatmul):
+        return "linear"
+    return next((kind for float_type, (_, kind) in QUANTIZED.items() if isinstance(module, float_type)), None)
+
+
+def _macs(module: nn.Module, inputs: int, outputs: int) -> int:
+    """Multiply-adds of one call: each output of a layer takes one for each weight it reads.
+
+    linear: outputs·k;  convolution: outputs·(channels/groups)·taps;  transposed: inputs·(outputs/groups)·taps.
+    """
+    weight = weight_of(module) if isinstance(module, ABCLayer) else module.weight
+    return (inputs if getattr(module, "transposed", False) else outputs) * math.prod(weight.shape[1:])
+
+
+class _Bytes:
+    """Counts every parameter and buffer once, in the first place that asks."""
+
+    def __init__(self) -> None:
+        self.counted: set[int] = set()
+
+    def __call__(self, *tensors: Tensor | None) -> int:
+        total = 0
+        for tensor in tensors:
+            if tensor is not None and id(tensor) not in self.counted and not nn.parameter.is_lazy(tensor):
+                self.counted.add(id(tensor))
+                total += tensor.numel() * tensor.element_size()
+        return total
+
+    def others(self, model: nn.Module) -> int:
+        """What no row has counted: batch norm, embeddings, buffers."""
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        return self(*(tensor for name, tensor in tensors if name.rpartition(".")[2] not in LEVELS))
+
+
+def _rows(model: nn.Module, seen: Mapping[int, _Seen], bytes_of: _Bytes) -> Iterator[LayerSummary]:
+    plan = getattr(model, "_abcfx_plan", None)
+    reasons = dict(plan.reasons) if plan is not None else {}
+    packable = packable_weights(model)
+    for site, module in module_sites(model):
+        if isinstance(module, ABCLayer):
+            yield _quantized_row(module, seen.get(id(module)), bytes_of, id(module.weight) in packable)
+        else:
+            reason = reasons.pop(site.name, None) or site.reason or "the model is not quantized"
+            own = bytes_of(*module._parameters.values())
+            macs = seen[id(module)].macs if id(module) in seen and _kind(module) else None
+            yield _float_row(site.name, site.kind, reason, seen.get(id(module)), macs, own)
+    for name, reason in reasons.items():  # functional layers that were left alone have no module
+        yield _float_row(name, "-", reason, None, None, 0)
+
+
+def _float_row(name: str, kind: str, reason: str, seen: _Seen | None, macs: int | None, size: int) -> LayerSummary:
+    return LayerSummary(
+        name=name,
+        kind=kind,
+        runs="float",
+        note=reason,
+        **_shape_fields(seen),
+        M=None,
+        N=None,
+        weight_bits=32,
+        activation_bits=32,
+        basis=None,
+        levels=None,
+        binary_macs=0,
+        float_macs=macs,
+        float_bytes=size,
+        packed_bytes=size,
+    )
+
+
+def _shape_fields(seen: _Seen | None) -> dict[str, Any]:
+    if seen is None:
+        return {"input_shape": None, "output_shape": None, "calls": 0}
+    return {"input_shape": tuple(seen.input.shape), "output_shape": seen.output_shape, "calls": seen.calls}
+
+
+def _quantized_row(layer: ABCLayer, seen: _Seen | None, bytes_of: _Bytes, packable: bool) -> LayerSummary:
+    plan, kind = layer.plan, _kind(layer)
+    weight = weight_of(layer)
+    like = weight if seen is None else seen.input
+    why_dense = kernel_or_reason(
+        kind, tuple(weight.shape), getattr(layer, "groups", 1), like.dtype, plan, like.device
+    )
+    why_float_file = None if packable else "something else reads its weight, which therefore stays float in the file"
+    weight_bytes, rest = bytes_of(layer.weight), bytes_of(layer.bias)
+    planes = weight_bytes if not packable else packed_bytes(layer) if weight_bytes else 0
+    levels = bytes_of(*(getattr(layer, name) for name in LEVELS))
+    macs = None if seen is None else seen.macs
+    products = plan.weight_bases * plan.activation_bases
+    return LayerSummary(
+        name=layer.abc_name,
+        kind=kind,
+        runs="dense" if why_dense else "binary",
+        note="; ".join(filter(None, (why_dense, why_float_file))) or None,
+        **_shape_fields(seen),
+        M=plan.weight_bases,
+        N=plan.activation_bases,
+        weight_bits=plan.weight_bases,
+        activation_bits=plan.activation_bases,
+        basis=plan.basis,
+        levels=plan.levels,
+        binary_macs=None if macs is None else 0 if why_dense else macs * products,
+        float_macs=None if macs is None else macs if why_dense else 0,
+        float_bytes=weight_bytes + rest,
+        packed_bytes=planes + rest + levels,
+    )
