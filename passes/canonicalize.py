@@ -16,7 +16,7 @@ from abcfx.passes._constants import constant_shape, constant_view
 from abcfx.passes._rule import Rule, decline
 from torch.fx import Node
 
-from abcfx.graph import Builder, dtype_of, shape_of
+from abcfx.graph import Builder, ConvView, dtype_of, shape_of
 
 aten = torch.ops.aten
 
@@ -291,10 +291,44 @@ class FunctionalTransposedConvolution(FunctionalConvolution):
         return (call["input"], call["weight"], call["bias"]), geometry, [0] * dims
 
 
+class CompleteConvolution(Rule):
+    """aten.convolution with one entry for all dimensions  →  one entry per dimension.
+
+    Decompositions write padding=[0] where they mean none in any dimension.
+
+    Before::
+        def f(x: f32[2, 4, 9, 9], w: f32[8, 4, 3, 3].constant):
+            return aten.convolution.default(x, w, None, [1, 1], [0], [1, 1], False, [0], 1)
+    After::
+        def f(x: f32[2, 4, 9, 9], w: f32[8, 4, 3, 3].constant):
+            return aten.convolution.default(x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    Declines::
+        def f(x: f32[2, 4, 9], w: f32[8, 4, 3].constant):
+            return aten.convolution.default(x, w, None, [1], [0], [1], False, [0], 1)   # complete
+    """
+
+    root = (aten.convolution.default,)
+
+    def match(self, node: Node) -> tuple:
+        call = arguments(node, ConvView._fields, {})
+        layer = ConvView(**call)
+        lists = ("stride", "padding", "dilation", "output_padding")
+        shape = shape_of(layer.weight) or constant_shape(layer.weight)
+        dims = len(shape) - 2 if shape is not None else max(len(call[name]) for name in lists)
+        full = layer._replace(**{name: per_dimension(name, call[name], dims) for name in lists})
+        if node.args == tuple(full):
+            decline("complete")
+        return (full,)
+
+    def rewrite(self, b: Builder, full: ConvView) -> Node:
+        return b(aten.convolution.default, *full)
+
+
 CANONICALIZE: tuple[Rule, ...] = (
     FunctionalLinear(),
     LinearFromAddmm(),
     LinearFromMatmul(),
     FunctionalConvolution(),
     FunctionalTransposedConvolution(),
+    CompleteConvolution(),
 )
