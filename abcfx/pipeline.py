@@ -20,7 +20,7 @@ from abcfx.graph import clone, text, with_bodies
 from abcfx.passes import spec
 from abcfx.passes._constants import mark_constants
 from abcfx.passes._rule import Report, apply_rules
-from abcfx.passes.canonicalize import CANONICALIZE
+from abcfx.passes.canonicalize import CANONICALIZE, name_overloads
 from abcfx.passes.lower import Lowered, lower
 from abcfx.passes.match_layers import GraphSite, match_layers
 from abcfx.passes.rewrite_abc import LevelInputs, rewrite_abc
@@ -82,5 +82,6 @@ class Pipeline:
 def open_graph(gm: GraphModule, is_constant: Callable[[Node], bool]) -> Pipeline:
     """Start on a copy of a captured graph; `is_constant` says which of its placeholders are parameters or buffers."""
     copied = clone(gm)
+    name_overloads(copied)
     mark_constants(copied, is_constant)
     return Pipeline(copied)

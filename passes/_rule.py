@@ -73,7 +73,6 @@ def apply_rules(gm: GraphModule, rules: Iterable[Rule], only: Callable[[Node], b
                 break
         else:
             raise RuntimeError(f"rules {[rule.name for rule in rules]} still apply after {MAX_SWEEPS} sweeps")
-        graph_module.graph.eliminate_dead_code()
         graph_module.graph.lint()
         graph_module.recompile()
     report.ms = (time.perf_counter() - start) * 1e3
@@ -108,7 +107,21 @@ def _apply(rule: Rule, node: Node, report: Report) -> bool:
     node.replace_all_uses_with(new)
     if not new.meta.keys() & set(VALUE_KEYS):
         new.meta.update({k: node.meta[k] for k in VALUE_KEYS if k in node.meta})
-    node.graph.erase_node(node)
+    erase_pattern(node)
     report.declined.pop(node.name, None)
     report.applied[rule.name] += 1
     return True
+
+
+def erase_pattern(root: Node) -> None:
+    """Erase a replaced node, then what only it used. Nodes that had no users before stay: they may write in place."""
+    operands = root.all_input_nodes
+    root.graph.erase_node(root)
+    for node in operands:
+        if not node.users and node.op in ("call_function", "call_method", "get_attr") and not _writes(node):
+            erase_pattern(node)
+
+
+def _writes(node: Node) -> bool:
+    in_place = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs or node.is_impure()

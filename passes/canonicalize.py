@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from abcfx.passes._constants import constant_shape, constant_view
 from abcfx.passes._rule import Rule, decline
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from abcfx.graph import Builder, ConvView, dtype_of, shape_of
+from abcfx.graph import Builder, ConvView, dtype_of, shape_of, with_bodies
 
 aten = torch.ops.aten
 
@@ -322,6 +322,14 @@ class CompleteConvolution(Rule):
 
     def rewrite(self, b: Builder, full: ConvView) -> Node:
         return b(aten.convolution.default, *full)
+
+
+def name_overloads(gm: GraphModule) -> None:
+    """`torch.ops.abc.linear(…)`, as users write it, calls a packet; name the only overload in it."""
+    for part in with_bodies(gm):
+        for node in part.graph.nodes:
+            if isinstance(node.target, torch._ops.OpOverloadPacket) and node.target.overloads() == ["default"]:
+                node.target = node.target.default
 
 
 CANONICALIZE: tuple[Rule, ...] = (

@@ -1,9 +1,9 @@
 """Functional layers in a module's own forward, found by tracing just that module, with its children as leaves.
 
-`trace_functional(module, name)` lists them; `.build(plans)` makes a module of the same class, with the same
-Parameters, children and state_dict keys, whose forward calls an ABCFunctional layer in the place of each chosen site:
+`trace_functional(module, name)` lists them. `rewritten` makes a function of one path through the forward that calls a
+child module in the place of each chosen site (abcfx/layers/functional_module.py makes a whole module of such paths):
 
-    layer(input, weight, bias)         the weight stays registered where it was
+    child(input, weight, bias)         the weight stays registered where it was
 
 A trace is one path through the forward. What may choose another path is part of the key under which a trace is kept:
 train() or eval(), which arguments are given, and the values of those that are None, a bool or a string.
@@ -25,7 +25,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from abcfx.graph import ConvView, attribute, clone, view
-from abcfx.plan import LayerPlan, LayerSite
+from abcfx.plan import LayerSite
 
 FIXED = (bool, str, type(None))  # arguments that choose a path; all others are traced
 TRACE_ERRORS = (
@@ -212,12 +212,6 @@ class TracedFunctional(NamedTuple):
         if self.reason is not None:
             return [LayerSite(self.name, "functional", (), reason=self.reason)]
         return [found.site for found in self.found]
-
-    def build(self, plans: Mapping[str, LayerPlan]) -> nn.Module:
-        """The module with an ABCFunctional layer for each site named in `plans`; the module itself is not changed."""
-        from abcfx.passes.functional_module import build_functional
-
-        return build_functional(self.module, self.name, [f for f in self.found if f.site.name in plans], plans)
 
 
 def trace_functional(module: nn.Module, name: str = "") -> TracedFunctional:

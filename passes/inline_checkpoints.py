@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 
 import torch
+from abcfx.passes._rule import erase_pattern
 from torch.fx import GraphModule, Node
 
 from abcfx.graph import attribute, bodies
@@ -26,7 +27,6 @@ def inline_checkpoints(gm: GraphModule) -> int:
             _inline(gm, call, body)
         count += len(calls)
     if count:
-        gm.graph.eliminate_dead_code()
         gm.graph.lint()
         gm.recompile()
     return count
@@ -49,7 +49,7 @@ def _inline(gm: GraphModule, call: Node, body: GraphModule) -> None:
             raise ValueError(f"{user} uses all results of {call} at once")
         user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
         gm.graph.erase_node(user)
-    gm.graph.erase_node(call)
+    erase_pattern(call)
 
 
 def _adopt(gm: GraphModule, body: GraphModule, node: Node) -> str:

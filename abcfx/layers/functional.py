@@ -34,10 +34,8 @@ class ABCFunctional(ABCLayer):
             if self.geometry:
                 return torch.ops.aten.convolution.default(input, weight, bias, *self.geometry)
             return torch.nn.functional.linear(input, weight, bias)
-        levels, plan = self.levels_or_raise(), self.plan.op_arguments()
-        if self.geometry:
-            return torch.ops.abc.convolution(input, weight, bias, *levels, *self.geometry, *plan)
-        return torch.ops.abc.linear(input, weight, bias, *levels, *plan)
+        op = torch.ops.abc.convolution.default if self.geometry else torch.ops.abc.linear.default
+        return self.run_op(op, input, weight, bias, *self.geometry)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("activation_scale", "activation_shift"):  # a float checkpoint has none: keep what was fitted

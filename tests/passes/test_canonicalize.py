@@ -1,4 +1,4 @@
-"""Every spelling of a layer becomes aten.linear or aten.convolution, from every kind of capture, with the same values."""
+"""Every spelling of a layer becomes aten.linear or aten.convolution, whatever the capture, with the same values."""
 
 from __future__ import annotations
 

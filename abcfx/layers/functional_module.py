@@ -8,14 +8,14 @@ import functools
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from abcfx.passes.functional import FIXED, FunctionalSite, Key, Untraceable, required_arguments, rewritten
 from torch import nn
 
 from abcfx.layers.functional import ABCFunctional
+from abcfx.passes.functional import FIXED, Key, TracedFunctional, Untraceable, required_arguments, rewritten
 from abcfx.plan import LayerPlan
 
 
@@ -104,14 +104,18 @@ def _new(float_class: type[nn.Module]) -> nn.Module:
     return functional_class(float_class).__new__(functional_class(float_class))
 
 
-def build_functional(
-    module: nn.Module, name: str, found: Sequence[FunctionalSite], plans: Mapping[str, LayerPlan]
-) -> nn.Module:
-    """A FunctionalModule with the Parameters, buffers, children and hooks of `module`, and a layer for each site."""
+def build_functional(traced: TracedFunctional, plans: Mapping[str, LayerPlan]) -> nn.Module:
+    """The traced module with an ABCFunctional layer for each of its sites that `plans` names.
+
+    Parameters, buffers, children and hooks are those of the float module, which is not changed.
+    """
+    module, name = traced.module, traced.name
     new = _new(type(module))
     new.__dict__.update({k: dict_copy(v) for k, v in module.__dict__.items()})
     new._abc_name, new._abc_layers, new._abc_paths = name, {}, {}
-    for site, _spelled, geometry, weight in found:
+    for site, _spelled, geometry, weight in traced.found:
+        if site.name not in plans:
+            continue
         own = site.name.removeprefix(name).lstrip(".")
         attribute = "abc_" + re.sub(r"\W", "_", own if own and own[0] != "#" else f"weight{own}")
         new._abc_layers[site.name] = attribute

@@ -1,0 +1,195 @@
+"""abc layers become kernels or the dense form; same values; what is made of weights follows the live parameter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from abcfx.passes._rule import apply_rules
+from abcfx.passes.lower import LOWER, packed_shapes
+from graphs import LEVELS, Net, aten_level, dynamo, run, targets, weight_tensors
+from test_match_layers import Checkpointed
+from test_rewrite_abc import rewritten
+from torch import nn
+
+from abcfx.graph import clone
+from abcfx.ops.weight_cache import WeightRecipe, packed
+from abcfx.plan import LayerPlan
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def lowered_matches(captured, *, plan: LayerPlan | None = None, tolerance: float = 1e-5):
+    """Rewrite, lower, compare with the graph before lowering; the lowered pipeline and what happened."""
+    pipeline = captured.pipeline()
+    added = rewritten(pipeline, plan=plan)
+    before = clone(pipeline.gm)
+    lowered = pipeline.lower()
+    wanted = run(before, captured.inputs, *added)
+    got = run(pipeline.gm, captured.inputs, *added, *weight_tensors(captured, lowered))
+    assert got.dtype == wanted.dtype
+    # f32 sums in another order, relative to the largest output
+    torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max() + 1))
+    return pipeline, lowered
+
+
+@pytest.mark.parametrize("capture", [dynamo, aten_level], ids=["dynamo", "make_fx"])
+@pytest.mark.parametrize("shape", [(5, 70), (2, 3, 70), (2, 1, 3, 70), (70,), (0, 70)], ids=str)
+def test_linear_with_any_leading_dimensions(capture, shape: tuple) -> None:
+    if capture is aten_level and len(shape) == 1:
+        pytest.skip("make_fx makes a matrix-vector product of it")
+    net = Net(lambda m, x: F.linear(x, m.w, m.b), w=(9, 70), b=(9,))
+    x = torch.randn(shape)
+    if x.numel() == 0:
+        pipeline = capture(net, x).pipeline()
+        rewritten(pipeline)
+        pipeline.lower()
+    else:
+        pipeline, _ = lowered_matches(capture(net, x))
+    ops = targets(pipeline.gm)
+    assert "abc_k.linear.default" in ops
+    assert not [op for op in ops if op.startswith("abc.")]
+
+
+CONV = {
+    "conv2d": (lambda m, x: F.conv2d(x, m.w, m.b, 2, 1), (10, 20, 3, 3), (2, 20, 9, 9)),
+    "grouped": (lambda m, x: F.conv2d(x, m.w, m.b, groups=2), (10, 20, 3, 3), (2, 40, 6, 6)),
+    "dilated": (lambda m, x: F.conv2d(x, m.w, m.b, dilation=2, padding=2), (10, 20, 3, 3), (1, 20, 6, 7)),
+    "same even": (lambda m, x: F.conv2d(x, m.w, m.b, padding="same"), (10, 20, 4, 2), (1, 20, 6, 7)),
+    "conv1d": (lambda m, x: F.conv1d(x, m.w, m.b, 2, 1), (10, 20, 3), (2, 20, 9)),
+    "no batch": (lambda m, x: F.conv2d(x, m.w, m.b), (10, 20, 3, 3), (20, 6, 7)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", CONV)
+def test_convolutions_with_a_kernel(case: str) -> None:
+    function, weight, shape = CONV[case]
+    pipeline, lowered = lowered_matches(dynamo(Net(function, w=weight, b=(10,)), torch.randn(shape)))
+    assert "abc_k.conv2d.default" in targets(pipeline.gm)
+    assert lowered.kernels == ["w"]
+    assert not lowered.reasons
+
+
+DENSE = {
+    "few channels": (lambda m, x: F.conv2d(x, m.w), (8, 3, 3, 3), (1, 3, 6, 6), "3 channels per group"),
+    "depthwise": (lambda m, x: F.conv2d(x, m.w, groups=32), (32, 1, 3, 3), (1, 32, 6, 6), "1 channels per group"),
+    "conv3d": (lambda m, x: F.conv3d(x, m.w), (8, 16, 2, 2, 2), (1, 16, 3, 3, 3), "conv3d has no binary kernel"),
+    "transposed": (lambda m, x: F.conv_transpose2d(x, m.w), (16, 8, 2, 2), (1, 16, 3, 3), "no binary kernel"),
+}
+
+
+@pytest.mark.parametrize("case", DENSE)
+def test_layers_without_a_kernel_are_dense(case: str) -> None:
+    function, weight, shape, reason = DENSE[case]
+    pipeline, lowered = lowered_matches(dynamo(Net(function, w=weight), torch.randn(shape)))
+    assert targets(pipeline.gm) == ["abc.quantize_activation.default", "aten.convolution.default"]
+    assert reason in lowered.reasons["w"]
+
+
+def test_beyond_break_even_is_dense() -> None:
+    net = Net(lambda m, x: F.linear(x, m.w), w=(8, 64))
+    _, lowered = lowered_matches(dynamo(net, torch.randn(3, 64)), plan=LayerPlan(5, 5))
+    assert "beyond the break-even" in lowered.reasons["w"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "op"), [(torch.bfloat16, "abc_k.linear.default"), (torch.float64, "aten.linear.default")], ids=str
+)
+def test_other_dtypes(dtype: torch.dtype, op: str) -> None:
+    net = Net(lambda m, x: F.linear(x, m.w, m.b), w=(8, 64), b=(8,)).to(dtype)
+    # bfloat16 results are rounded to 8 bits on both sides
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    pipeline, _ = lowered_matches(dynamo(net, torch.randn(3, 64, dtype=dtype)), tolerance=tolerance)
+    assert op in targets(pipeline.gm)
+
+
+def test_a_transposed_weight_is_replayed_on_the_live_one() -> None:
+    captured = dynamo(Net(lambda m, x: torch.addmm(m.b, x, m.wt), wt=(64, 8), b=(8,)), torch.randn(3, 64))
+    _, lowered = lowered_matches(captured)
+    (made,) = lowered.inputs
+    assert made.view.of(captured.live(made.view.base.name)).shape == (8, 64)
+
+
+def test_weights_follow_the_live_parameter() -> None:
+    net = Net(lambda m, x: F.linear(x, m.w), w=(8, 64))
+    captured = dynamo(net, torch.randn(3, 64))
+    _, lowered = lowered_matches(captured)
+    before = weight_tensors(captured, lowered)
+    assert all(a is b for a, b in zip(before, weight_tensors(captured, lowered), strict=True)), "packed needlessly"
+    with torch.no_grad():
+        net.w.mul_(-1)
+    assert not torch.equal(before[0], weight_tensors(captured, lowered)[0]), "stale"
+
+
+def test_tied_weights_are_packed_once() -> None:
+    net = Net(lambda m, x: F.linear(F.linear(x, m.w), m.w), w=(64, 64))
+    _, lowered = lowered_matches(dynamo(net, torch.randn(3, 64)))
+    assert len(lowered.inputs) == 1
+    assert lowered.kernels == ["w", "w#2"]
+
+
+def test_a_computed_weight_is_quantized_in_the_graph() -> None:
+    def function(net: Net, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.abc.linear(x, net.w * 2, None, net.scale, net.shift, *LayerPlan().op_arguments())
+
+    net = Net(function, w=(8, 64), scale=(1,), shift=(1,))
+    with torch.no_grad():
+        net.scale.copy_(LEVELS[0])
+    captured = dynamo(net, torch.randn(3, 64))
+    pipeline, lowered = lowered_matches(captured)
+    assert "abc.quantize_weight.default" in targets(pipeline.gm)
+    assert not lowered.inputs
+    assert "computed in the graph" in next(iter(lowered.reasons.values()))
+
+
+def test_checkpoints_are_inlined() -> None:
+    pipeline, lowered = lowered_matches(dynamo(Checkpointed(), torch.randn(2, 4)))
+    assert "tag_activation_checkpoint" not in " ".join(targets(pipeline.gm))
+    assert set(lowered.reasons) == {"inner", "outer"}
+
+
+def test_dynamic_batch() -> None:
+    net = Net(lambda m, x: F.linear(x, m.w), w=(8, 64))
+    captured = dynamo(net, torch.randn(3, 5, 64), dynamic=True)
+    pipeline = captured.pipeline()
+    added = rewritten(pipeline)
+    lowered = pipeline.lower()
+    # the graph made for batch 3 runs on batch 7: symbolic sizes are inputs of Dynamo's graph, before the tensor
+    values = [7 if v == 3 else v for v in captured.inputs if isinstance(v, (int, torch.SymInt))]
+    rest = [v if v.dim() == 2 else torch.randn(7, 5, 64) for v in captured.inputs if isinstance(v, torch.Tensor)]
+    symbols = iter(values)
+    tensors = iter(rest)
+    inputs = [next(tensors) if isinstance(v, torch.Tensor) else next(symbols) for v in captured.inputs]
+    assert run(pipeline.gm, inputs, *added, *weight_tensors(captured, lowered)).shape == (7, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("function", "copies"),
+    [
+        (lambda m, x: F.relu(F.conv2d(x, m.w), inplace=True).mean((2, 3)), 0),
+        (lambda m, x: F.max_pool2d(F.batch_norm(F.conv2d(x, m.w), m.v, m.v.abs()), 2).flatten(1), 0),
+        (lambda m, x: F.conv2d(x, m.w).view(2, -1), 1),
+        (lambda m, x: F.conv2d(x, m.w) * 2, 1),
+    ],
+    ids=["absorbed", "through batch norm", "view", "output"],
+)
+def test_strides_are_kept_where_they_matter(function, copies: int) -> None:
+    captured = dynamo(Net(function, w=(16, 16, 3, 3), v=(16,)).requires_grad_(False), torch.randn(2, 16, 6, 6))
+    pipeline, _ = lowered_matches(captured)
+    assert targets(pipeline.gm).count("aten.clone.default") == copies
+
+
+def test_nothing_is_left_to_lower() -> None:
+    pipeline, _ = lowered_matches(dynamo(nn.Sequential(nn.Linear(64, 8)), torch.randn(2, 64)))
+    assert not apply_rules(pipeline.gm, LOWER).applied
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("shape", [(9, 70, 3, 3), (30, 64, 1), (12, 130)], ids=str)
+def test_promised_shapes_are_those_of_the_cache(shape: tuple, groups: int) -> None:
+    groups = 1 if len(shape) == 2 else groups
+    recipe = WeightRecipe(3, "greedy", True, False, groups)
+    made = packed(torch.randn(shape), recipe)
+    promised = packed_shapes(shape, recipe)
+    assert {k: (tuple(v.shape), v.dtype) for k, v in made._asdict().items()} == promised
