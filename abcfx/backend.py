@@ -18,7 +18,7 @@ from torch._inductor.compile_fx import compile_fx
 
 from abcfx.api import make_plan
 from abcfx.debug import log
-from abcfx.graph import AbcConvView, AbcLinearView, attribute, view, with_bodies
+from abcfx.graph import AbcConvView, AbcLinearView, attribute, value, view, with_bodies
 from abcfx.levels import ObservedGraph, SiteLevels, levels_of
 from abcfx.options import Options
 from abcfx.passes.lower import WeightInput
@@ -39,10 +39,9 @@ def abc(
     wanted = Options.parse(options)
     pipeline = open_graph(gm, _constant_inputs(gm, example_inputs))
     float_graph = pipeline.gm
-    inputs: list[Any] = list(example_inputs)
     runner = Runner()
     if wanted.config is not None and not _is_quantized(float_graph):
-        inputs += _quantize_float_layers(pipeline, wanted, inputs, runner)
+        _quantize_float_layers(pipeline, wanted, example_inputs, runner)
     elif wanted.config is None and not _is_quantized(float_graph):
         warnings.warn(
             "backend 'abc' found no quantized layer in this graph and compiles it as it is; make them with "
@@ -50,8 +49,10 @@ def abc(
             stacklevel=2,
         )
     if not _needs_gradients(example_inputs):
-        inputs += _lower(pipeline, inputs, runner)
-    runner.compiled = _hand_over(pipeline.gm, inputs, wanted.then, mode)
+        _lower(pipeline, runner)
+    # New inputs are passed on as the fake tensors of Dynamo's own mode: real ones would get symbolic shapes of no source.
+    new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
+    runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted.then, mode)
     return runner
 
 
@@ -99,14 +100,16 @@ def _needs_gradients(example_inputs: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in example_inputs)
 
 
-def _quantize_float_layers(pipeline: Pipeline, wanted: Options, inputs: list[Any], runner: Runner) -> list[Tensor]:
+def _quantize_float_layers(
+    pipeline: Pipeline, wanted: Options, example_inputs: Sequence[Any], runner: Runner
+) -> None:
     """canonicalize, match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
     pipeline.canonicalize()
     sites = pipeline.match()
     plan = make_plan([s.site for s in sites], wanted.config)
     for name, reason in plan.reasons.items():
         log(1, f"{name}: float, {reason}")
-    live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), inputs, strict=True))
+    live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), example_inputs, strict=True))
     uses: dict[int, int] = {}
     found: dict[str, SiteLevels] = {}
     for site in sites:
@@ -119,16 +122,15 @@ def _quantize_float_layers(pipeline: Pipeline, wanted: Options, inputs: list[Any
             log(1, f"{site.site.name}: quantized, {layer_plan}")
     if not found:
         warnings.warn(f"backend 'abc' quantized no layer of this graph: {dict(plan.reasons)}", stacklevel=3)
-        return []
+        return
     runner.observed = ObservedGraph(pipeline.gm, found)
     runner.calibration_batches = wanted.calibration_batches
     added = pipeline.rewrite(sites, plan, lambda site: (found[site.name].scale, found[site.name].shift))
     runner.levels = [found[pair.name] for pair in added]
-    return runner.level_tensors()
 
 
-def _lower(pipeline: Pipeline, inputs: list[Any], runner: Runner) -> list[Tensor]:
-    """abc ops become kernels; returns example values of the new inputs: what is made of each live weight."""
+def _lower(pipeline: Pipeline, runner: Runner) -> None:
+    """abc ops become kernels; the runner learns what to make of each live weight."""
     position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
     lowered = pipeline.lower()
     for name, reason in lowered.reasons.items():
@@ -137,7 +139,6 @@ def _lower(pipeline: Pipeline, inputs: list[Any], runner: Runner) -> list[Tensor
         base = made.view.base
         source = position[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))
         runner.weights.append((source, made))
-    return runner.weight_tensors(inputs)
 
 
 def _hand_over(gm: fx.GraphModule, inputs: list[Any], then: str, mode: str | None) -> Callable[..., Any]:

@@ -9,6 +9,10 @@ import torch
 
 SESSION_SEED = 20170901
 
+# Many small operators on two threads of a busy machine spend their time waiting for each other. Tests of threading ask
+# for more themselves.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed(request: pytest.FixtureRequest) -> None:
