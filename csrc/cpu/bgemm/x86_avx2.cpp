@@ -17,11 +17,12 @@
 namespace {
 
 constexpr int LANES = ABCFX_LANES;
-constexpr int ROWS = 3;       ///< windows of a tile: 3 x 2 byte counters, 2 weight vectors, table and mask in 16 registers
+constexpr int MOST_ROWS = 3;  ///< 3 x 2 byte counters, 2 weight vectors, table and mask fit in 16 registers
 constexpr int FLUSH = 31;     ///< a byte gains at most 8 per word: 31 * 8 = 248 fits in eight bits, 32 * 8 does not
 constexpr int CHUNK = 48;     ///< output pixels whose pointers are made once
 
 /// counts[r][half] = popcount(a[r] ^ w) over a window, r < ROWS, four channels per ymm.
+template <int ROWS>
 inline void count_windows(const Window& window, const uint64_t* const a[ROWS], const uint64_t* w,
                           __m256i counts[ROWS][2]) {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
@@ -73,13 +74,14 @@ inline __m256 products_of(const __m256i counts[2], __m256i depth) {
 }
 
 struct Rows {
-  const uint64_t* a[CHUNK + ROWS];  ///< entries past the last row repeat it; their results are not stored
-  const float* base[CHUNK + ROWS];
+  const uint64_t* a[CHUNK];
+  const float* base[CHUNK];
 };
 
-/// The outputs of up to ROWS pixels and one block of channels.
+/// The outputs of ROWS pixels and one block of channels.
+template <int ROWS>
 inline void tile(const abcfx_bgemm_args& args, const Window& window, const Rows& rows, int64_t begin, int64_t row,
-                 int64_t count, int64_t block_index) {
+                 int64_t block_index) {
   const Block block = block_of(args, block_index);
   const int64_t channels = args.groups * args.cols;
   const __m256i depth = _mm256_set1_epi32((int)args.depth);
@@ -94,15 +96,20 @@ inline void tile(const abcfx_bgemm_args& args, const Window& window, const Rows&
       const uint64_t* a[ROWS];
       for (int r = 0; r < ROWS; ++r) a[r] = rows.a[row + r] + block.group * args.words + q * window.plane_step;
       __m256i counts[ROWS][2];
-      count_windows(window, a, w, counts);
+      count_windows<ROWS>(window, a, w, counts);
       const __m256 beta = _mm256_set1_ps(args.beta[q]);
       for (int r = 0; r < ROWS; ++r) inner[r] = _mm256_fmadd_ps(beta, products_of(counts[r], depth), inner[r]);
     }
     const __m256 alpha = _mm256_maskload_ps(args.alpha + p * channels + block.channel, lanes);
     for (int r = 0; r < ROWS; ++r) sum[r] = _mm256_fmadd_ps(alpha, inner[r], sum[r]);
   }
-  for (int64_t r = 0; r < count; ++r) {
-    _mm256_maskstore_ps(args.dst + (begin + row + r) * channels + block.channel, lanes, sum[r]);
+  for (int64_t r = 0; r < ROWS; ++r) {
+    float* dst = args.dst + (begin + row + r) * channels + block.channel;
+    if (block.count == LANES) {  // a masked store is microcode on some processors
+      _mm256_storeu_ps(dst, sum[r]);
+    } else {
+      _mm256_maskstore_ps(dst, lanes, sum[r]);
+    }
   }
 }
 
@@ -120,14 +127,10 @@ extern "C" int abcfx_bgemm_avx2(const abcfx_bgemm_args* args) {
       rows.a[r] = window_base(*args, cursor);
       rows.base[r] = base_of(*args, cursor);
     }
-    for (int64_t r = count; r < count + ROWS; ++r) {
-      rows.a[r] = rows.a[count - 1];
-      rows.base[r] = rows.base[count - 1];
-    }
     for (int64_t block = args->block_begin; block < args->block_end; ++block) {
-      for (int64_t row = 0; row < count; row += ROWS) {
-        tile(*args, window, rows, begin, row, count - row < ROWS ? count - row : ROWS, block);
-      }
+      int64_t row = 0;
+      for (; row + MOST_ROWS <= count; row += MOST_ROWS) tile<MOST_ROWS>(*args, window, rows, begin, row, block);
+      for (; row < count; ++row) tile<1>(*args, window, rows, begin, row, block);
     }
   }
   return ABCFX_OK;

@@ -46,6 +46,73 @@ struct Columns {
   __mmask8 last;           ///< the channels of the last block that exist
 };
 
+/// The counts of two blocks (below 2^31: the low dwords of the 64-bit lanes) as sixteen floats.
+inline __m512 floats_of(__m512i first, __m512i second) {
+  const __m512i low = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return _mm512_cvtepi32_ps(_mm512_permutex2var_epi32(first, low, second));
+}
+
+/// dst = base + sum_p alpha_p (start + sum_q -2 beta_q acc_qp) for one pixel and the adjacent blocks b and b + 1, or b
+/// alone: sixteen channels or eight, of which those in `lanes` exist.
+template <int NQ, int MP, int VC>
+inline __attribute__((always_inline)) void store_two(const Job& job, const __m512i (*acc)[VC], int b, __mmask16 lanes,
+                                                     const float* alpha, const float* base, float* dst) {
+  __m512 sum = _mm512_maskz_loadu_ps(lanes, base);
+  UNROLL for (int p = 0; p < MP; ++p) {
+    __m512 inner = _mm512_set1_ps(job.start);
+    UNROLL for (int q = 0; q < NQ; ++q) {
+      const __m512 value = floats_of(acc[q][b * MP + p], acc[q][(b + 1) * MP + p]);
+      inner = _mm512_fmadd_ps(_mm512_set1_ps(job.minus2beta[job.q0 + q]), value, inner);
+    }
+    sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, alpha + p * job.channels), inner, sum);
+  }
+  _mm512_mask_storeu_ps(dst, lanes, sum);
+}
+
+template <int NQ, int MP, int VC>
+inline __attribute__((always_inline)) void store_one(const Job& job, const __m512i (*acc)[VC], int b, __mmask8 lanes,
+                                                     const float* alpha, const float* base, float* dst) {
+  __m256 sum = _mm256_maskz_loadu_ps(lanes, base);
+  UNROLL for (int p = 0; p < MP; ++p) {
+    __m256 inner = _mm256_set1_ps(job.start);
+    UNROLL for (int q = 0; q < NQ; ++q) {
+      const __m256 value = _mm512_cvtepi64_ps(acc[q][b * MP + p]);
+      inner = _mm256_fmadd_ps(_mm256_set1_ps(job.minus2beta[job.q0 + q]), value, inner);
+    }
+    sum = _mm256_fmadd_ps(_mm256_maskz_loadu_ps(lanes, alpha + p * job.channels), inner, sum);
+  }
+  _mm256_mask_storeu_ps(dst, lanes, sum);
+}
+
+/// acc = popcount - floor(depth / 2) of ROWS * NQ windows `a` and BLOCKS * MP columns from `w` on.
+template <int VR, int MP, int BLOCKS>
+inline __attribute__((always_inline)) void accumulate(const Job& job, const uint64_t* const (&a)[VR], const uint64_t* w,
+                                                      __m512i (&acc)[VR][BLOCKS * MP]) {
+  const Window& window = job.window;
+  const int64_t w_plane = window.words * LANES, w_block = job.args->weight_bases * w_plane;
+  const __m512i begin = _mm512_set1_epi64(-(job.args->depth >> 1));
+  UNROLL for (int r = 0; r < VR; ++r) {
+    UNROLL for (int c = 0; c < BLOCKS * MP; ++c) acc[r][c] = begin;
+  }
+  for (int64_t y = 0; y < window.lines; ++y) {
+    for (int64_t x = 0; x < window.segments; ++x) {
+      const int64_t offset = y * window.line_step + x * window.segment_step;
+      for (int64_t i = 0; i < window.run; ++i, w += LANES) {
+        __m512i column[BLOCKS * MP];
+        UNROLL for (int b = 0; b < BLOCKS; ++b) {
+          UNROLL for (int p = 0; p < MP; ++p) column[b * MP + p] = _mm512_loadu_si512(w + b * w_block + p * w_plane);
+        }
+        UNROLL for (int r = 0; r < VR; ++r) {
+          const __m512i bits = _mm512_set1_epi64((int64_t)a[r][offset + i]);
+          UNROLL for (int c = 0; c < BLOCKS * MP; ++c) {
+            acc[r][c] = _mm512_add_epi64(acc[r][c], _mm512_popcnt_epi64(_mm512_xor_si512(bits, column[c])));
+          }
+        }
+      }
+    }
+  }
+}
+
 /// One register tile: ROWS output pixels x BLOCKS blocks of eight channels, all NQ x MP planes of each.
 ///
 /// The accumulators start at -floor(depth / 2), so that at the end acc = popcount - floor(depth / 2) and
@@ -55,86 +122,53 @@ template <int NQ, int MP, int ROWS, int BLOCKS>
 void tile(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t count) {
   constexpr int VR = ROWS * NQ, VC = BLOCKS * MP;
   static_assert(ROWS <= SLACK, "a tile must not read past the table of rows");
-  const abcfx_bgemm_args& args = *job.args;
-  const Window& window = job.window;
-
   const uint64_t* a[VR];
   UNROLL for (int r = 0; r < ROWS; ++r) {
-    UNROLL for (int q = 0; q < NQ; ++q) a[r * NQ + q] = rows.a[row + r] + columns.a_offset + q * window.plane_step;
+    UNROLL for (int q = 0; q < NQ; ++q) a[r * NQ + q] = rows.a[row + r] + columns.a_offset + q * job.window.plane_step;
   }
-  const uint64_t* w = columns.w;
-  const int64_t w_plane = window.words * LANES, w_block = args.weight_bases * w_plane;
-
   __m512i acc[VR][VC];
-  const __m512i begin = _mm512_set1_epi64(-(args.depth >> 1));
-  UNROLL for (int r = 0; r < VR; ++r) {
-    UNROLL for (int c = 0; c < VC; ++c) acc[r][c] = begin;
-  }
-  for (int64_t y = 0; y < window.lines; ++y) {
-    for (int64_t x = 0; x < window.segments; ++x) {
-      const int64_t offset = y * window.line_step + x * window.segment_step;
-      for (int64_t i = 0; i < window.run; ++i, w += LANES) {
-        __m512i column[VC];
-        UNROLL for (int b = 0; b < BLOCKS; ++b) {
-          UNROLL for (int p = 0; p < MP; ++p) column[b * MP + p] = _mm512_loadu_si512(w + b * w_block + p * w_plane);
-        }
-        UNROLL for (int r = 0; r < VR; ++r) {
-          const __m512i bits = _mm512_set1_epi64((int64_t)a[r][offset + i]);
-          UNROLL for (int c = 0; c < VC; ++c) {
-            acc[r][c] = _mm512_add_epi64(acc[r][c], _mm512_popcnt_epi64(_mm512_xor_si512(bits, column[c])));
-          }
-        }
-      }
-    }
-  }
+  accumulate<VR, MP, BLOCKS>(job, a, columns.w, acc);
 
-  const __m256 start = _mm256_set1_ps(job.start);
-  UNROLL for (int b = 0; b < BLOCKS; ++b) {
-    const __mmask8 lanes = b + 1 < BLOCKS ? 0xff : columns.last;
-    const int64_t channel = columns.channel + b * LANES;
-    __m256 alpha[MP];
-    UNROLL for (int p = 0; p < MP; ++p) {
-      alpha[p] = _mm256_maskz_loadu_ps(lanes, args.alpha + (job.p0 + p) * job.channels + channel);
+  const float* alpha = job.args->alpha + job.p0 * job.channels + columns.channel;
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    if (r >= count) continue;
+    float* dst = job.args->dst + (job.args->row_begin + row + r) * job.channels + columns.channel;
+    const float* base = job.first ? rows.base[row + r] + columns.channel : dst;
+    UNROLL for (int b = 0; b + 1 < BLOCKS; b += 2) {
+      const __mmask16 lanes = (__mmask16)((b + 2 < BLOCKS ? 0xff00 : columns.last << 8) | 0xff);
+      store_two<NQ, MP, VC>(job, &acc[r * NQ], b, lanes, alpha + b * LANES, base + b * LANES, dst + b * LANES);
     }
-    UNROLL for (int r = 0; r < ROWS; ++r) {
-      if (r >= count) continue;
-      float* dst = args.dst + (args.row_begin + row + r) * job.channels + channel;
-      __m256 sum = _mm256_maskz_loadu_ps(lanes, job.first ? rows.base[row + r] + channel : dst);
-      UNROLL for (int p = 0; p < MP; ++p) {
-        __m256 inner = start;
-        UNROLL for (int q = 0; q < NQ; ++q) {
-          const __m256 value = _mm512_cvtepi64_ps(acc[r * NQ + q][b * MP + p]);
-          inner = _mm256_fmadd_ps(_mm256_set1_ps(job.minus2beta[job.q0 + q]), value, inner);
-        }
-        sum = _mm256_fmadd_ps(alpha[p], inner, sum);
-      }
-      _mm256_mask_storeu_ps(dst, lanes, sum);
+    if (BLOCKS % 2) {
+      constexpr int b = BLOCKS - 1;
+      store_one<NQ, MP, VC>(job, &acc[r * NQ], b, columns.last, alpha + b * LANES, base + b * LANES, dst + b * LANES);
     }
   }
 }
 
 typedef void (*Tile)(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t count);
 
-/// The tiles of one number of planes: about 24 accumulators, four weight vectors or fewer; and thinner ones for the ends.
+/// The tiles of one number of planes: about 24 accumulators, and thinner ones for the ends.
 struct Tiles {
   int rows, blocks;
   int narrow_rows;    ///< rows of the tile of one block
+  int thin_blocks;    ///< blocks of the tile of one row, for batches of one or two rows
   Tile full, narrow;  ///< rows x blocks, narrow_rows x 1
   Tile line, single;  ///< 1 x blocks, 1 x 1
+  Tile thin;          ///< 1 x thin_blocks
 };
 
-template <int NQ, int MP, int ROWS, int BLOCKS, int NARROW_ROWS>
+template <int NQ, int MP, int ROWS, int BLOCKS, int NARROW_ROWS, int THIN_BLOCKS>
 constexpr Tiles tiles() {
-  return Tiles{ROWS, BLOCKS, NARROW_ROWS,
+  return Tiles{ROWS, BLOCKS, NARROW_ROWS, THIN_BLOCKS,
                tile<NQ, MP, ROWS, BLOCKS>, tile<NQ, MP, NARROW_ROWS, 1>,
-               tile<NQ, MP, 1, BLOCKS>, tile<NQ, MP, 1, 1>};
+               tile<NQ, MP, 1, BLOCKS>, tile<NQ, MP, 1, 1>, tile<NQ, MP, 1, THIN_BLOCKS>};
 }
 
 const Tiles TILES[4][4] = {
-    {tiles<1, 1, 6, 4, 12>(), tiles<1, 2, 6, 2, 12>(), tiles<1, 3, 8, 1, 8>(), tiles<1, 4, 6, 1, 6>()},
-    {tiles<2, 1, 3, 4, 12>(), tiles<2, 2, 3, 2, 6>(), tiles<2, 3, 4, 1, 4>(), tiles<2, 4, 3, 1, 3>()},
-    {tiles<3, 1, 4, 2, 8>(), tiles<3, 2, 4, 1, 4>(), tiles<3, 3, 2, 1, 2>(), tiles<3, 4, 2, 1, 2>()},
-    {tiles<4, 1, 3, 2, 6>(), tiles<4, 2, 3, 1, 3>(), tiles<4, 3, 2, 1, 2>(), tiles<4, 4, 1, 1, 1>()},
+    {tiles<1, 1, 6, 4, 12, 8>(), tiles<1, 2, 6, 2, 12, 4>(), tiles<1, 3, 4, 2, 8, 4>(), tiles<1, 4, 6, 1, 6, 2>()},
+    {tiles<2, 1, 3, 4, 12, 8>(), tiles<2, 2, 3, 2, 6, 4>(), tiles<2, 3, 4, 1, 4, 2>(), tiles<2, 4, 3, 1, 3, 2>()},
+    {tiles<3, 1, 4, 2, 8, 4>(), tiles<3, 2, 4, 1, 4, 2>(), tiles<3, 3, 3, 1, 3, 2>(), tiles<3, 4, 2, 1, 2, 2>()},
+    {tiles<4, 1, 3, 2, 6, 4>(), tiles<4, 2, 3, 1, 3, 2>(), tiles<4, 3, 2, 1, 2, 2>(), tiles<4, 4, 1, 1, 1, 1>()},
 };
 
 /// All rows of the table against the `blocks` blocks from `index` on. The last rows go through the full tile if they
@@ -162,10 +196,14 @@ void stream_rows(const Job& job, const Rows& rows, int64_t count, int64_t index,
 void stream_blocks(const Job& job, const Rows& rows, int64_t count, const Tiles& tiles) {
   const abcfx_bgemm_args& args = *job.args;
   const int64_t per_group = (args.cols + LANES - 1) / LANES;
+  const bool thin = 2 * count < tiles.rows || count == 1;
   int64_t block = args.block_begin;
   while (block < args.block_end) {
     const int64_t group_end = (block / per_group + 1) * per_group;
     const int64_t end = group_end < args.block_end ? group_end : args.block_end;
+    for (; thin && block + tiles.thin_blocks <= end; block += tiles.thin_blocks) {
+      stream_rows(job, rows, count, block, tiles.thin_blocks, 1, tiles.thin, tiles.thin);
+    }
     for (; block + tiles.blocks <= end; block += tiles.blocks) {
       stream_rows(job, rows, count, block, tiles.blocks, tiles.rows, tiles.full, tiles.line);
     }
