@@ -11,7 +11,8 @@ from torch import nn
 from abcfx.config import Config
 from abcfx.debug import log
 from abcfx.layers import QUANTIZED
-from abcfx.passes.functional import trace_functional
+from abcfx.layers.functional_module import build_functional
+from abcfx.passes.functional import TracedFunctional, trace_functional
 from abcfx.plan import LayerPlan, LayerSite, Plan
 from abcfx.sites import float_class, functional_owners, module_sites
 
@@ -73,22 +74,23 @@ def plan_of(model: nn.Module) -> Plan:
 
 
 def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> nn.Module:
-    found = list(module_sites(model))
-    owners = {id(module): trace_functional(module, name) for name, module in functional_owners(model)}
-    functional = [site for traced in owners.values() for site in traced.sites]
-    sites = [site for site, _ in found] + functional
+    layers = {site.name: (site, module) for site, module in module_sites(model)}
+    traced = {name: trace_functional(module, name) for name, module in functional_owners(model)}
+    sites, modules = _in_order_of_registration(model, layers, traced)
     config.check_globs(site.name for site in sites)
-    modules = {site.name: module for site, module in found}
     plan = make_plan(sites, config, lambda name: filter_fn is None or filter_fn(modules[name], name))
     if not plan.layers:
         reasons = "; ".join(f"{name or '(root)'}: {reason}" for name, reason in plan.reasons.items())
         raise ValueError(f"no layer can be quantized ({reasons or 'the model has no convolution or linear layer'})")
     new = {
-        id(module): QUANTIZED[float_class(module)][0].from_float(module, plan.layers[site.name], site.name)
-        for site, module in found
-        if site.name in plan.layers
+        id(module): QUANTIZED[float_class(module)][0].from_float(module, plan.layers[name], name)
+        for name, (_, module) in layers.items()
+        if name in plan.layers
     }
     model = _replace(model, new)
+    for name in reversed(traced):  # children before the modules that hold them
+        if any(site.name in plan.layers for site in traced[name].sites):
+            model = _replace(model, {id(traced[name].module): build_functional(traced[name], plan.layers)})
     for name, layer_plan in plan.layers.items():
         log(1, f"{name}: quantized, {layer_plan}")
     for name, reason in plan.reasons.items():
@@ -96,6 +98,19 @@ def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> n
     _leave_fast_paths(model)
     model._abcfx_plan = plan
     return model
+
+
+def _in_order_of_registration(
+    model: nn.Module, layers: Mapping[str, tuple[LayerSite, nn.Module]], traced: Mapping[str, TracedFunctional]
+) -> tuple[list[LayerSite], dict[str, nn.Module]]:
+    """All sites, and the module of each: the layer itself, or the one whose forward has the functional layer in it."""
+    sites, modules = [], {}
+    for name, module in model.named_modules():
+        here = [layers[name][0]] if name in layers else []
+        for site in here + (traced[name].sites if name in traced else []):
+            sites.append(site)
+            modules[site.name] = module
+    return sites, modules
 
 
 def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
