@@ -55,11 +55,15 @@ inline void store_planes(const Quantizer& quantizer, int64_t plane_step, __m512i
 template <bool CODED>
 inline __m512i codes_of_channels(const Quantizer& quantizer, const float* src, int64_t count) {
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const uint64_t real = low_bits(count);
   __m512i code[4];
-  for (int i = 0; i < 4; ++i) {
-    const __mmask16 mask = (__mmask16)(real >> (16 * i));
-    code[i] = code_of<CODED>(quantizer, _mm512_maskz_loadu_ps(mask, src + 16 * i));
+  if (count == 64) {
+    for (int i = 0; i < 4; ++i) code[i] = code_of<CODED>(quantizer, _mm512_loadu_ps(src + 16 * i));
+  } else {
+    const uint64_t real = low_bits(count);
+    for (int i = 0; i < 4; ++i) {
+      const __mmask16 mask = (__mmask16)(real >> (16 * i));
+      code[i] = code_of<CODED>(quantizer, _mm512_maskz_loadu_ps(mask, src + 16 * i));
+    }
   }
   const __m512i low = _mm512_packus_epi32(code[0], code[1]), high = _mm512_packus_epi32(code[2], code[3]);
   return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
