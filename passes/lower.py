@@ -33,11 +33,13 @@ FORM = "abcfx_form"  # node.meta: what `_decide` found for an abc node
 class WeightInput:
     """New graph inputs made of one weight.
 
+    layer    name of the layer, for messages
     names    of the new placeholders: (bits, alpha, tap_sums), or one dequantized weight
-    weight   the constant they are made of: `view.base` is a placeholder or get_attr node, `view.of(live)` its view
+    view     the constant they are made of: `view.base` is a placeholder or get_attr node, `view.of(live)` its view
     recipe   how weights are quantized; `dtype` of the dequantized weight, None if packed
     """
 
+    layer: str
     names: tuple[str, ...]
     view: View
     recipe: WeightRecipe
@@ -46,9 +48,12 @@ class WeightInput:
     def tensors(self, live: Tensor) -> tuple[Tensor, ...]:
         """What to pass for `names`, given the live base tensor. Kept until that tensor changes."""
         weight = self.view.of(live)
-        if self.dtype is None:
-            return tuple(packed(weight, self.recipe))
-        return (dequantized(weight, self.recipe).to(self.dtype),)
+        try:
+            if self.dtype is None:
+                return tuple(packed(weight, self.recipe))
+            return (dequantized(weight, self.recipe).to(self.dtype),)
+        except ValueError as error:
+            raise ValueError(f"{self.layer}: {error}") from error
 
 
 @dataclass
@@ -262,7 +267,7 @@ def _decide(
             add_placeholder(gm, f"abc_{role}_{len(inputs)}", torch.empty(size, dtype=kept, device=device))
             for role, (size, kept) in shapes.items()
         )
-        inputs.append(WeightInput(tuple(n.name for n in shared[key]), found, recipe, dtype))
+        inputs.append(WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype))
     return Form(reason, shape, recipe, shared[key])
 
 
