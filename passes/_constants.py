@@ -30,6 +30,7 @@ _VIEW_FUNCTIONS = {
     aten.contiguous.default, aten.numpy_T.default,
 }  # fmt: skip
 _CAST_FUNCTIONS = {aten.to.dtype, aten._to_copy.default}
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
 _VIEW_ATTRIBUTES = {"T", "mT"}
 
 
@@ -63,18 +64,31 @@ class View(NamedTuple):
 def mark_constants(gm: GraphModule, is_constant: Callable[[Node], bool]) -> None:
     """Write down which inputs are constants, also inside checkpoint bodies, where passes look for it."""
     for node in gm.graph.find_nodes(op="placeholder"):
-        node.meta[CONSTANT] = is_constant(node) and not any(_writes(user) for user in node.users)
+        node.meta[CONSTANT] = is_constant(node) and not _is_written(node)
     for call, body in bodies(gm):
         operands = dict(zip(body.graph.find_nodes(op="placeholder"), call.args[1:], strict=True))
         mark_constants(body, lambda inner, operands=operands: constant_view(operands[inner]) is not None)
 
 
-def _writes(user: Node) -> bool:
-    """Whether a node may write into its arguments: in-place methods (`add_`) and operators declared as such."""
-    if user.op == "call_method":
-        return str(user.target).endswith("_") and not str(user.target).endswith("__")
+def _is_written(node: Node) -> bool:
+    """Whether the graph writes into a tensor, directly or through a view of it."""
+    return any(_writes(user, node) or (_is_view(user) and _is_written(user)) for user in node.users)
+
+
+def _is_view(node: Node) -> bool:
+    step = _step(node)
+    return step is not None and not step.cast
+
+
+def _writes(user: Node, node: Node) -> bool:
+    """In-place methods and functions (`add_`, `inplace=True`, `+=`), and operators declared to write."""
     schema = getattr(user.target, "_schema", None)
-    return user.op == "call_function" and schema is not None and schema.is_mutable
+    if isinstance(schema, torch._C.FunctionSchema):
+        return schema.is_mutable
+    name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    first = bool(user.args) and user.args[0] is node
+    return first and (in_place or user.kwargs.get("inplace") is True or user.target in _IN_PLACE)
 
 
 def constant_view(node: Any) -> View | None:

@@ -267,7 +267,9 @@ def _decide(
             add_placeholder(gm, f"abc_{role}_{len(inputs)}", torch.empty(size, dtype=kept, device=device))
             for role, (size, kept) in shapes.items()
         )
-        inputs.append(WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype))
+        inputs.append(
+            WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype)
+        )
     return Form(reason, shape, recipe, shared[key])
 
 

@@ -124,11 +124,27 @@ def test_other_products_are_left_alone(case: str, capture: Callable) -> None:
     assert reason in next(iter(report.declined.values()))
 
 
-def test_a_constant_that_the_graph_writes_is_none() -> None:
-    net = Net(lambda m, x: x @ m.wt.data.add_(1), **MATRIX)
-    pipeline = dynamo(net, torch.randn(4, 8)).pipeline()
-    report = pipeline.canonicalize()
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda w: w.add_(1),
+        lambda w: w.t().mul_(2),
+        lambda w: torch.relu_(w),
+        lambda w: F.relu(w, inplace=True),
+        lambda w: w.__setitem__(0, 1.0),
+        lambda w: torch.ops.aten.add_.Tensor(w, w),
+    ],
+    ids=["method", "view", "function", "inplace", "setitem", "operator"],
+)
+def test_a_constant_that_the_graph_writes_is_none(write: Callable) -> None:
+    def function(net: Net, x: torch.Tensor) -> torch.Tensor:
+        write(net.wt)
+        return x @ net.wt
+
+    captured = dynamo(Net(function, **MATRIX).requires_grad_(False), torch.randn(4, 8))
+    report = captured.pipeline().canonicalize()
     assert not report.applied
+    assert list(report.declined.values()) == ["no constant operand: activation × activation"]
 
 
 def test_nothing_else_is_touched() -> None:
