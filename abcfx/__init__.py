@@ -1,8 +1,8 @@
 """abcfx: ABC-Net quantization for PyTorch (W ≈ Σ α_p B_p, A ≈ Σ β_q A_q) on XNOR-popcount kernels.
 
-    quantized = abcfx.quantize_model(model, M=2, N=2)
-    abcfx.calibrate(quantized, batches)
-    fast = torch.compile(quantized, backend="abc")
+quantized = abcfx.quantize_model(model, M=2, N=2)
+abcfx.calibrate(quantized, batches)
+fast = torch.compile(quantized, backend="abc")
 """
 
 from abcfx import _path

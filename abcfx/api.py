@@ -1,4 +1,4 @@
-"""quantize_model and quantize_: find the layers, plan, replace. The original model is never touched by quantize_model."""
+"""quantize_model and quantize_: find the layers, plan, replace. quantize_model never touches its argument."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from abcfx.debug import log
 from abcfx.layers import QUANTIZED
 from abcfx.layers.functional_module import build_functional
 from abcfx.passes.functional import TracedFunctional, trace_functional
-from abcfx.plan import LayerPlan, LayerSite, Plan
+from abcfx.plan import LayerSite, Plan
 from abcfx.sites import float_class, functional_owners, module_sites
 
 FilterFn = Callable[[nn.Module, str], bool]
@@ -50,7 +50,15 @@ def quantize_model(
         raise TypeError(f"quantize_model takes an nn.Module, got {type(model).__name__}")
     if config is None:
         config = Config(
-            M, N, basis, levels, per_channel, include, exclude, overrides or {}, first_last_float  # type: ignore[arg-type]
+            M,
+            N,
+            basis,
+            levels,
+            per_channel,
+            include,
+            exclude,
+            overrides or {},
+            first_last_float,  # type: ignore[arg-type]
         )
     return _quantize(copy.deepcopy(model), config, filter_fn)
 

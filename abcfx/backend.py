@@ -50,14 +50,14 @@ def abc(
         )
     if not _needs_gradients(example_inputs):
         _lower(pipeline, runner)
-    # New inputs are passed on as the fake tensors of Dynamo's own mode: real ones would get symbolic shapes of no source.
+    # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
     new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
     runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted.then, mode)
     return runner
 
 
 class Runner:
-    """Calls the compiled graph with what its new inputs stand for: activation levels, and packed weights of live Parameters."""
+    """Calls the compiled graph with what its new inputs stand for: levels, and packed weights of live Parameters."""
 
     def __init__(self) -> None:
         self.compiled: Callable[..., Any] | None = None
@@ -93,16 +93,16 @@ def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Calla
 
 
 def _is_quantized(gm: fx.GraphModule) -> bool:
-    return any(isinstance(view(node), (AbcLinearView, AbcConvView)) for part in with_bodies(gm) for node in part.graph.nodes)
+    return any(
+        isinstance(view(node), (AbcLinearView, AbcConvView)) for part in with_bodies(gm) for node in part.graph.nodes
+    )
 
 
 def _needs_gradients(example_inputs: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in example_inputs)
 
 
-def _quantize_float_layers(
-    pipeline: Pipeline, wanted: Options, example_inputs: Sequence[Any], runner: Runner
-) -> None:
+def _quantize_float_layers(pipeline: Pipeline, wanted: Options, example_inputs: Sequence[Any], runner: Runner) -> None:
     """canonicalize, match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
     pipeline.canonicalize()
     sites = pipeline.match()

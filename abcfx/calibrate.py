@@ -1,7 +1,8 @@
 """Fit the activation levels of a quantized model to real activations.
 
-For each layer: minimize over (scale, shift) E(x − x̂(x))² on a sample of the inputs it meets while the model runs in float.
-A layer that is not calibrated refuses to run; nothing is guessed (the original author lost 75 points by skipping this step).
+For each layer: minimize over (scale, shift) E(x − x̂(x))² on a sample of the inputs it meets while the model runs in
+float. A layer that is not calibrated refuses to run: the paper's original implementation lost 75 points of accuracy by
+skipping this step.
 """
 
 from __future__ import annotations
@@ -62,13 +63,13 @@ class Sampler:
 
 @contextmanager
 def calibration(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside the block every quantized layer computes in float and samples its inputs; at its end the levels are fitted.
+    """Inside the block quantized layers compute in float and sample their inputs; at its end the levels are fitted.
 
         with abcfx.calibration(qmodel):
             for x, _ in loader:
                 qmodel(x)
 
-    If the block raises, the model is left as it was. Layers that saw no data are named in a warning and stay as they were.
+    If the block raises, the model is left as it was. Layers that saw no data stay as they were; a warning names them.
     Raises ValueError if the model has no quantized layer, or if no layer saw any data.
     """
     layers = [module for module in _unwrap(model).modules() if isinstance(module, ABCLayer)]
@@ -106,11 +107,12 @@ def calibrate(
 ) -> nn.Module:
     """Run `batches` through the model in eval mode, in float, and fit the activation levels. Returns the model.
 
-    A batch is a tensor, a dict of keyword arguments, or a tuple or list whose first element is the input (a DataLoader's
-    (input, label)); `forward(model, batch)` handles any other form. A few hundred images or a few thousand tokens are enough.
+    A batch is a tensor, a dict of keyword arguments, or a tuple or list whose first element is the input (a
+    DataLoader's (input, label)); `forward(model, batch)` handles any other form. A few hundred images or a few thousand
+    tokens are enough.
     progress  show a bar; by default only on a terminal
 
-    Raises ValueError if there are no batches or no quantized layers, or for NaN or infinite activations (naming the layer).
+    Raises ValueError without batches or quantized layers, and for NaN or infinite activations (naming the layer).
     """
     model_ = _unwrap(model)
     modes = {module: module.training for module in model_.modules()}

@@ -10,7 +10,13 @@ from typing import Any
 
 from abcfx.plan import LayerPlan
 
-_PLAN_KEYS = {"M": "weight_bases", "N": "activation_bases", "basis": "basis", "levels": "levels", "per_channel": "per_channel"}
+_PLAN_KEYS = {
+    "M": "weight_bases",
+    "N": "activation_bases",
+    "basis": "basis",
+    "levels": "levels",
+    "per_channel": "per_channel",
+}
 
 
 @dataclass(frozen=True)

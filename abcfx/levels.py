@@ -1,7 +1,7 @@
 """Activation levels of float models compiled directly: fitted on the first batches, then frozen.
 
-`torch.compile(float_model, backend="abc", options={"M": 2, "N": 2})` has no quantized layers to hold them, so they hang on
-the weight of each layer. Recompiles (another shape, another grad mode) find them again.
+`torch.compile(float_model, backend="abc", options={"M": 2, "N": 2})` has no quantized layers to hold them, so they hang
+on the weight of each layer. Recompiles (another shape, another grad mode) find them again.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ class Options:
         known = [f.name for f in fields(Config)]
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(
-                f"backend 'abc' got unknown options {unknown}; it takes {', '.join([*known, 'calibration_batches', 'then'])}"
+                f"backend 'abc' got unknown options {unknown}; it takes "
+                f"{', '.join([*known, 'calibration_batches', 'then'])}"
             )
         if given and not {"M", "N"} <= set(given):
             raise ValueError(f"backend 'abc' needs both M and N to quantize float layers, got only {sorted(given)}")

@@ -1,4 +1,4 @@
-"""What is decided for each layer: a frozen `Plan`, the same for the same inputs, that can be saved, edited and reloaded."""
+"""What is decided for each layer: a frozen `Plan`, the same for the same inputs, that can be saved and reloaded."""
 
 from __future__ import annotations
 

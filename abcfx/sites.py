@@ -57,7 +57,10 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
 def _reason(module: nn.Module, name: str) -> str | None:
     """Why a layer of a known class cannot be quantized; ValueError if its weight makes no sense at all."""
     if parametrize.is_parametrized(module, "weight"):
-        return "its weight is computed by a parametrization; torch.nn.utils.parametrize.remove_parametrizations makes it a plain one"
+        return (
+            "its weight is computed by a parametrization; torch.nn.utils.parametrize.remove_parametrizations makes "
+            "it a plain one"
+        )
     weight = module._parameters.get("weight")
     if weight is None:
         return "its weight is computed by a hook (weight_norm, pruning); remove the hook first"
@@ -69,7 +72,9 @@ def _reason(module: nn.Module, name: str) -> str | None:
         return f"its weight {list(weight.shape)} is empty"
     if not weight.is_meta and not torch.isfinite(weight).all():
         bad = int((~torch.isfinite(weight)).sum())
-        raise ValueError(f"{name}: {bad} of {weight.numel()} weights are NaN or infinite; repair them or exclude '{name}'")
+        raise ValueError(
+            f"{name}: {bad} of {weight.numel()} weights are NaN or infinite; repair them or exclude '{name}'"
+        )
     return None
 
 

@@ -30,7 +30,7 @@ def dequantized_weight(weight: Tensor, layer: ABCLayer, transposed: bool, groups
 
 
 def layer_oracle(layer: ABCLayer, input: Tensor) -> Tensor:
-    """Runs the float layer's own forward, in f64, on Â and Ŵ. Padding modes pad the quantized input, zeros stay zeros."""
+    """Runs the float layer's own forward, in f64, on Â and Ŵ: padding modes pad the quantized input."""
     plan = layer.plan
     scale, shift = layer.activation_scale.detach().float(), layer.activation_shift.detach().float()
     x = activations.quantize(input.detach().float(), scale, shift, plan.activation_bases, plan.levels).double()

@@ -65,8 +65,8 @@ class ABCLayer(nn.Module):
     def levels_or_raise(self) -> tuple[Tensor, Tensor]:
         if not self.calibrated:
             raise NotCalibratedError(
-                f"{self.abc_name}: activation levels are not fitted; call abcfx.calibrate(model, batches), or run a few "
-                f"batches inside `with abcfx.calibration(model):`, before using a quantized model"
+                f"{self.abc_name}: activation levels are not fitted; call abcfx.calibrate(model, batches), or run a "
+                f"few batches inside `with abcfx.calibration(model):`, before using a quantized model"
             )
         return self.activation_scale, self.activation_shift
 

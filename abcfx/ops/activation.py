@@ -33,7 +33,9 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def activation_adjoint(grad: Tensor, input: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str) -> tuple:
     """Gradients of (input, scale, shift) from the gradient of x̂, each in the dtype of its tensor."""
-    dx, dscale, dshift = ste.activation_adjoint(grad.float(), input.float(), scale.float(), shift.float(), planes, levels)
+    dx, dscale, dshift = ste.activation_adjoint(
+        grad.float(), input.float(), scale.float(), shift.float(), planes, levels
+    )
     return dx.to(input.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
 
 

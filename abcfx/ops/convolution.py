@@ -55,7 +55,7 @@ def convolution(
 
 
 def in_layout_of(out: Tensor, input: Tensor) -> Tensor:
-    """Channels last in memory if the input is, else contiguous: what the float op returns, so that `view` keeps working."""
+    """Channels last in memory if the input is, else contiguous: as the float op does, so that `view` keeps working."""
     return out.contiguous(memory_format=suggest_memory_format(input))
 
 
@@ -81,9 +81,7 @@ def _conv2d(
     stride, padding, dilation, _transposed, _output_padding, groups = geometry
     padding = two_dims(padding, 0)
     scale, shift = scale.float(), shift.float()
-    bits = torch.ops.abc_k.pack_image(
-        input.float(), scale, shift, plan.activation_bases, plan.levels, groups, padding
-    )
+    bits = torch.ops.abc_k.pack_image(input.float(), scale, shift, plan.activation_bases, plan.levels, groups, padding)
     out = torch.ops.abc_k.conv2d(
         bits,
         *kernel,
@@ -122,9 +120,7 @@ def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shi
     geometry = arguments[:6]
     check_convolution(input, weight, geometry[3], geometry[5])
     shape = aten_convolution(input, weight.to(input.dtype), None, *geometry).shape
-    return torch.empty(
-        shape, dtype=input.dtype, device=input.device, memory_format=suggest_memory_format(input)
-    )
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=suggest_memory_format(input))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

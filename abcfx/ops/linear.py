@@ -52,7 +52,13 @@ def linear(
 
 
 def _dense(
-    input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, plan: LayerPlan, recipe: WeightRecipe
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    plan: LayerPlan,
+    recipe: WeightRecipe,
 ) -> Tensor:
     dtype = torch.promote_types(input.dtype, torch.float32)
     quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)

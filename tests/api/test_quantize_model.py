@@ -77,7 +77,9 @@ def test_every_layer_equals_the_float_op_on_dequantized_operands(net: Net, image
 
 def test_uncalibrated_model_refuses_to_run(net: Net, images: Tensor) -> None:
     q = abcfx.quantize_model(net)
-    with pytest.raises(abcfx.NotCalibratedError, match=r"body\.2: activation levels are not fitted; call abcfx\.calibrate"):
+    with pytest.raises(
+        abcfx.NotCalibratedError, match=r"body\.2: activation levels are not fitted; call abcfx\.calibrate"
+    ):
         q(images)
 
 
@@ -113,7 +115,11 @@ def test_weights_are_never_stale(net: Net, images: Tensor, edit: str) -> None:
         q.hidden.weight.data.mul_(-2)
         abcfx.invalidate(q)
     else:
-        optimizer = torch.optim.Adam(q.parameters(), fused=True) if edit == "fused_adam" else torch.optim.SGD(q.parameters(), 0.1)
+        optimizer = (
+            torch.optim.Adam(q.parameters(), fused=True)
+            if edit == "fused_adam"
+            else torch.optim.SGD(q.parameters(), 0.1)
+        )
         optimizer.step()
     compare = PerLayerError(q)
     q(images)
@@ -143,7 +149,9 @@ def test_tied_weights_stay_tied_and_shared_modules_stay_shared(images: Tensor) -
     shared = nn.Conv2d(16, 16, 3, padding=1)
     a, b = nn.Linear(16, 16), nn.Linear(16, 16)
     b.weight = a.weight
-    net = nn.Sequential(nn.Conv2d(3, 16, 1), shared, nn.ReLU(), shared, nn.AdaptiveAvgPool2d(1), nn.Flatten(), a, b, nn.Linear(16, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 1), shared, nn.ReLU(), shared, nn.AdaptiveAvgPool2d(1), nn.Flatten(), a, b, nn.Linear(16, 2)
+    )
     q = quantized(net, images)
     assert q[1] is q[3]
     assert isinstance(q[1], ABCConv2d)

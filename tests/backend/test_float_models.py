@@ -51,7 +51,9 @@ def test_a_recompile_keeps_the_levels(net: nn.Module, quantized: nn.Module, imag
 
 
 def test_layer_rules(net: nn.Module, images: Tensor) -> None:
-    q = abcfx.calibrate(abcfx.quantize_model(net, 1, 1, exclude="down", overrides={"hidden": {"M": 4, "N": 4}}), [images])
+    q = abcfx.calibrate(
+        abcfx.quantize_model(net, 1, 1, exclude="down", overrides={"hidden": {"M": 4, "N": 4}}), [images]
+    )
     compiled = compile_(net, M=1, N=1, exclude="down", overrides={"hidden": {"M": 4, "N": 4}})
     with torch.no_grad():
         assert relative_error(compiled(images), q(images)) <= 1e-6

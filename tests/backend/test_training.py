@@ -16,7 +16,9 @@ import abcfx
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     model(x).square().sum().backward()
-    return {name.removeprefix("_orig_mod."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name.removeprefix("_orig_mod."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("then", ["aot_eager", "inductor"])
@@ -55,9 +57,7 @@ def test_training_with_a_dynamic_batch_takes_one_graph(quantized: nn.Module) -> 
 
 
 def test_a_float_model_trains_too(net: nn.Module, images: Tensor) -> None:
-    compiled: Any = torch.compile(
-        net, backend="abc", fullgraph=True, options={"M": 2, "N": 2, "then": "aot_eager"}
-    )
+    compiled: Any = torch.compile(net, backend="abc", fullgraph=True, options={"M": 2, "N": 2, "then": "aot_eager"})
     q = abcfx.calibrate(abcfx.quantize_model(net), [images])
     got, want = gradients(compiled, images), gradients(q, images)
     for name, grad in got.items():

@@ -1,4 +1,4 @@
-"""What every real model must pass: each layer equals the oracle, and the compiled model computes what the eager one does."""
+"""What every real model must pass: each layer equals the oracle, and the compiled model the eager one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def quantize_and_compare(model: nn.Module, call: Call, at_least: int, **arguments: Any) -> nn.Module:
-    """Quantize, calibrate, compare each layer with the float op on its dequantized operands; returns the quantized model."""
+    """Quantize, calibrate, compare each layer with the float op on dequantized operands; returns the new model."""
     model.eval()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     q = abcfx.quantize_model(model, **arguments)

@@ -1,4 +1,4 @@
-"""Real models from torchvision, timm and transformers, with random weights; each test skips by name where one is missing."""
+"""Real models from torchvision, timm and transformers, with random weights; tests skip by name where one is missing."""
 
 from __future__ import annotations
 

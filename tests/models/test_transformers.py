@@ -15,7 +15,9 @@ TOKENS = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id
 
 
 def bert(t: ModuleType) -> nn.Module:
-    return t.BertModel(t.BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, **TOKENS))
+    return t.BertModel(
+        t.BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, **TOKENS)
+    )
 
 
 def gpt2(t: ModuleType) -> nn.Module:
@@ -25,7 +27,12 @@ def gpt2(t: ModuleType) -> nn.Module:
 def llama(t: ModuleType) -> nn.Module:
     return t.LlamaForCausalLM(
         t.LlamaConfig(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, **TOKENS
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            **TOKENS,
         )
     )
 
@@ -39,13 +46,20 @@ def t5(t: ModuleType) -> nn.Module:
 def vit(t: ModuleType) -> nn.Module:
     return t.ViTForImageClassification(
         t.ViTConfig(
-            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=32, patch_size=8
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            image_size=32,
+            patch_size=8,
         )
     )
 
 
 def distilbert(t: ModuleType) -> nn.Module:
-    return t.DistilBertForSequenceClassification(t.DistilBertConfig(dim=64, n_layers=2, n_heads=4, hidden_dim=128, **TOKENS))
+    return t.DistilBertForSequenceClassification(
+        t.DistilBertConfig(dim=64, n_layers=2, n_heads=4, hidden_dim=128, **TOKENS)
+    )
 
 
 def convnext(t: ModuleType) -> nn.Module:
