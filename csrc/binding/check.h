@@ -21,20 +21,32 @@ inline std::string shape_text(const Tensor& tensor) {
   return text + "]";
 }
 
+inline std::string shape_text(std::initializer_list<int64_t> shape) {
+  std::string text = "[";
+  for (const int64_t size : shape) {
+    text += (text.size() > 1 ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
+  }
+  return text + "]";
+}
+
+inline bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
+  const auto sizes = tensor.sizes();
+  if (sizes.size() != shape.size()) return false;
+  const int64_t* wanted = shape.begin();
+  for (size_t axis = 0; axis < shape.size(); ++axis) {
+    if (wanted[axis] >= 0 && sizes[axis] != wanted[axis]) return false;
+  }
+  return true;
+}
+
 /// A contiguous tensor of this dtype, dimension count and shape (-1: any size).
 inline Tensor expect(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
                      std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(tensor.is_cpu(), "abc_k::", op, ": ", name, " must be a CPU tensor");
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, "abc_k::", op, ": ", name, " must be ",
                   torch::headeronly::toString(dtype), ", got ", torch::headeronly::toString(tensor.scalar_type()));
-  bool fits = tensor.dim() == (int64_t)shape.size();
-  std::string wanted = "[";
-  int64_t axis = 0;
-  for (const int64_t size : shape) {
-    fits = fits && (size < 0 || tensor.size(axis) == size);
-    wanted += (axis++ ? ", " : "") + (size < 0 ? std::string("any") : std::to_string(size));
-  }
-  STD_TORCH_CHECK(fits, "abc_k::", op, ": ", name, " must have shape ", wanted, "], got ", shape_text(tensor));
+  STD_TORCH_CHECK(has_shape(tensor, shape), "abc_k::", op, ": ", name, " must have shape ", shape_text(shape),
+                  ", got ", shape_text(tensor));
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
@@ -63,8 +75,9 @@ class Text {
   std::string str() const {
     size_t length = 0;
     const char* data = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle_, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_, &data));
+    STD_TORCH_CHECK(torch_string_length(handle_, &length) == AOTI_TORCH_SUCCESS &&
+                        torch_string_c_str(handle_, &data) == AOTI_TORCH_SUCCESS,
+                    "abc_k: a string argument cannot be read");
     return std::string(data, length);
   }
 
