@@ -20,6 +20,7 @@ from abcfx.api import make_plan
 from abcfx.debug import log
 from abcfx.graph import AbcConvView, AbcLinearView, attribute, value, view, with_bodies
 from abcfx.levels import ObservedGraph, SiteLevels, levels_of
+from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
 from abcfx.passes.lower import WeightInput
 from abcfx.pipeline import Pipeline, open_graph
@@ -65,6 +66,7 @@ class Runner:
         self.weights: list[tuple[int | Tensor, WeightInput]] = []
         self.observed: ObservedGraph | None = None
         self.calibration_batches = 0
+        self.last: tuple[Snapshot, list[Tensor]] | None = None
 
     def __call__(self, *args: Any) -> Any:
         if self.observed is not None and any(s.batches < self.calibration_batches for s in self.levels):
@@ -75,11 +77,16 @@ class Runner:
         return [tensor for site in self.levels for tensor in (site.scale, site.shift)]
 
     def weight_tensors(self, args: Sequence[Any]) -> list[Tensor]:
-        return [
-            tensor
-            for source, made in self.weights
-            for tensor in made.tensors(args[source] if isinstance(source, int) else source)
-        ]
+        """What is made of each weight: as last time if all are the same tensors, unchanged; else looked up anew."""
+        live = [args[source] if isinstance(source, int) else source for source, _ in self.weights]
+        last = self.last
+        if last is not None and last[0].holds(live):
+            return last[1]
+        snapshot, tensors = Snapshot(live), []
+        for (_, made), weight in zip(self.weights, live, strict=True):
+            tensors += made.tensors(weight)
+        self.last = snapshot, tensors  # one assignment: other threads see both or neither
+        return tensors
 
 
 def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[[fx.Node], bool]:

@@ -1,4 +1,4 @@
-"""Two operator namespaces: `abc::` means mathematics and has adjoints, `abc_k::` is bits and kernels, inference only."""
+"""Two operator namespaces: `abc::` means mathematics and has adjoints; `abc_k::` is bits and kernels, no autograd."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ kept with the live tensor and its version. Three things a version counter does n
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +34,7 @@ class WeightRecipe(NamedTuple):
 
 
 class PackedWeight(NamedTuple):
-    """bits  i64[groups, ⌈O/groups/8⌉, M, taps·words, 8]     alpha  f32[M, O]     tap_sums  f32[O, taps] = Σ_channels Ŵ"""
+    """bits  i64[groups, ⌈O/groups/8⌉, M, taps·words, 8]   alpha  f32[M, O]     tap_sums  f32[O, taps] = Σ_channels Ŵ"""
 
     bits: Tensor
     alpha: Tensor
@@ -44,6 +46,27 @@ class _Kept(NamedTuple):
     value: Any
 
 
+class Snapshot:
+    """Identity and version of some tensors at one moment: a cheap way to see that nothing has changed since.
+
+    Inference tensors have no version; a snapshot of one never holds.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.generation = _generation
+        inference = any(t.is_inference() for t in tensors)
+        self.seen = None if inference else [(weakref.ref(t), t._version) for t in tensors]
+
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are the same tensors, unchanged."""
+        if self.seen is None or self.generation != _generation:
+            return False
+        return all(
+            ref() is t and t._version == version for (ref, version), t in zip(self.seen, tensors, strict=True)
+        )
+
+
+_generation = 0  # counts the changes that version counters do not see
 _lock = threading.RLock()
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 _adopted: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {(recipe, shape): (bases, scales)}
@@ -65,9 +88,15 @@ def invalidate(target: nn.Module | Tensor) -> None:
     Only needed after edits that PyTorch itself does not see, such as `p.data.mul_(2)`.
     """
     tensors = [target] if isinstance(target, Tensor) else [*target.parameters(), *target.buffers()]
+    _forget(tensors)
+
+
+def _forget(tensors: Iterable[Tensor]) -> None:
+    global _generation
     with _lock:
         for tensor in tensors:
             _kept.pop(tensor, None)
+        _generation += 1
 
 
 def _look_up(weight: Tensor, key: tuple, make: Any) -> Any:
@@ -141,10 +170,7 @@ def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
 
 
 def _forget_stepped_parameters(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    with _lock:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                _kept.pop(parameter, None)
+    _forget(parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 register_optimizer_step_post_hook(_forget_stepped_parameters)
