@@ -152,8 +152,9 @@ Tensor conv2d(const Tensor& bits_argument, const Tensor& weight_bits, const Tens
   classes.last_h = axis_h.last.data();
   classes.first_w = axis_w.first.data();
   classes.last_w = axis_w.last.data();
-  Tensor dst = torch::stable::new_empty(bits, {args.images, args.out_h, args.out_w, weights.outputs}, ScalarType::Float);
-  return multiply("conv2d", args, classes, bits, weights, levels, dst);
+  return multiply("conv2d", args, classes, bits, weights, levels,
+                  torch::stable::new_empty(bits, {args.images, args.out_h, args.out_w, weights.outputs},
+                                           ScalarType::Float));
 }
 
 }  // namespace abcfx

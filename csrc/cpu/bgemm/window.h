@@ -67,7 +67,8 @@ static inline const uint64_t* window_base(const abcfx_bgemm_args& args, const Cu
 
 /// The vector of `base` that belongs to an output pixel.
 static inline const float* base_of(const abcfx_bgemm_args& args, const Cursor& cursor) {
-  const int64_t class_h = args.class_h ? args.class_h[cursor.y] : 0, class_w = args.class_w ? args.class_w[cursor.x] : 0;
+  const int64_t class_h = args.class_h ? args.class_h[cursor.y] : 0;
+  const int64_t class_w = args.class_w ? args.class_w[cursor.x] : 0;
   return args.base + (class_h * args.classes_w + class_w) * args.groups * args.cols;
 }
 

@@ -1,5 +1,5 @@
-// AVX2 has no vector popcount: each byte is looked up by nibbles (vpshufb), byte counters collect up to 31 words and are
-// then added into 64-bit counts (vpsadbw). Two ymm are the eight channels of a block.
+// AVX2 has no vector popcount: each byte is looked up by nibbles (vpshufb), byte counters collect up to 31 words and
+// are then added into 64-bit counts (vpsadbw). Two ymm are the eight channels of a block.
 #include <immintrin.h>
 
 #include "window.h"
@@ -85,7 +85,8 @@ inline void tile(const abcfx_bgemm_args& args, const Window& window, const Rows&
   const Block block = block_of(args, block_index);
   const int64_t channels = args.groups * args.cols;
   const __m256i depth = _mm256_set1_epi32((int)args.depth);
-  const __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)block.count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)block.count), lane);
   __m256 sum[ROWS];
   for (int r = 0; r < ROWS; ++r) sum[r] = _mm256_maskload_ps(rows.base[row + r] + block.channel, lanes);
   for (int64_t p = 0; p < args.weight_bases; ++p) {

@@ -1,5 +1,5 @@
-// AVX2. As in the AVX-512 variant, a value becomes a code of one byte; with 32 codes in a register, half a word of plane
-// q is the sign bits of the codes shifted left by 7 - q.
+// AVX2. As in the AVX-512 variant, a value becomes a code of one byte; with 32 codes in a register, half a word of
+// plane q is the sign bits of the codes shifted left by 7 - q.
 #include <immintrin.h>
 
 #include "image.h"
@@ -86,8 +86,8 @@ inline void transpose_dwords(__m256i t[8]) {
   for (int i = 0; i < 8; ++i) t[i] = u[i];
 }
 
-/// Up to 8 pixels x 64 channels of an image whose pixels are contiguous (NCHW), 32 channels at a time: the codes of four
-/// channels share a dword, one 8 x 8 transposition of dwords gives every pixel its 32 codes in order.
+/// Up to 8 pixels x 64 channels of an image whose pixels are contiguous (NCHW), 32 channels at a time: the codes of
+/// four channels share a dword, one 8 x 8 transposition of dwords gives every pixel its 32 codes in order.
 template <bool CODED>
 inline void pack_tile(const Job& job, const Quantizer& quantizer, const float* src, int64_t pixels, int64_t count,
                       uint64_t* dst) {
@@ -116,7 +116,8 @@ int pack(const Job& job) {
       for (int64_t x = args.pixel_begin; x < args.pixel_end; x += 8) {
         const int64_t pixels = args.pixel_end - x < 8 ? args.pixel_end - x : 8;
         for_each_word(job, [&](int64_t channel, int64_t count, int64_t place) {
-          pack_tile<CODED>(job, quantizer, src + channel * args.stride_c + x, pixels, count, dst + x * job.pixel + place);
+          const float* values = src + channel * args.stride_c + x;
+          pack_tile<CODED>(job, quantizer, values, pixels, count, dst + x * job.pixel + place);
         });
       }
       return;

@@ -1,5 +1,5 @@
-// AVX-512. A value becomes a code of one byte (image.h, Levels); with the 64 codes of a word in one register, plane q is
-// one instruction: test bit q of every byte.
+// AVX-512. A value becomes a code of one byte (image.h, Levels); with the 64 codes of a word in one register, plane q
+// is one instruction: test bit q of every byte.
 #include <immintrin.h>
 
 #include "image.h"
@@ -83,7 +83,8 @@ inline void transpose_dwords(__m512i t[16]) {
     t[i + 3] = _mm512_unpackhi_epi64(u[i + 1], u[i + 3]);
   }
   for (int k = 0; k < 4; ++k) {  // gather the lanes of one column from the four groups of rows
-    const __m512i even_low = _mm512_shuffle_i32x4(t[k], t[k + 4], 0x88), odd_low = _mm512_shuffle_i32x4(t[k], t[k + 4], 0xdd);
+    const __m512i even_low = _mm512_shuffle_i32x4(t[k], t[k + 4], 0x88);
+    const __m512i odd_low = _mm512_shuffle_i32x4(t[k], t[k + 4], 0xdd);
     const __m512i even_high = _mm512_shuffle_i32x4(t[k + 8], t[k + 12], 0x88);
     const __m512i odd_high = _mm512_shuffle_i32x4(t[k + 8], t[k + 12], 0xdd);
     u[k] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
@@ -125,7 +126,8 @@ int pack(const Job& job) {
       for (int64_t x = args.pixel_begin; x < args.pixel_end; x += 16) {
         const int64_t pixels = args.pixel_end - x < 16 ? args.pixel_end - x : 16;
         for_each_word(job, [&](int64_t channel, int64_t count, int64_t place) {
-          pack_tile<CODED>(job, quantizer, src + channel * args.stride_c + x, pixels, count, dst + x * job.pixel + place);
+          const float* values = src + channel * args.stride_c + x;
+          pack_tile<CODED>(job, quantizer, values, pixels, count, dst + x * job.pixel + place);
         });
       }
       return;

@@ -19,7 +19,8 @@ enum abcfx_levels { ABCFX_CODED = 0, ABCFX_THERMOMETER = 1 };
 /// false: it gives code 0 in both forms. So the planes equal those of abcfx.quant.activations bit for bit.
 ///
 /// src   f32, element (n, c, y, x) at n*stride_n + c*stride_c + y*stride_h + x*stride_w
-/// dst   [images][height + top + bottom][planes][width + left + right][groups * words], words = ceil(channels / groups / 64)
+/// dst   [images][height + top + bottom][planes][width + left + right][groups * words]
+///       words = ceil(channels / groups / 64)
 ///       bit b of word i of a group is channel 64 i + b of that group; tail bits and padding pixels are 0
 /// Works on lines [line_begin, line_end) of the images * (height + top + bottom) padded lines and, in each, on pixels
 /// [pixel_begin, pixel_end) of `width`: callers own the threads. Padding goes with the range that touches it (left with

@@ -17,7 +17,7 @@ extern "C" {
 
 /// Numbers the classes of one axis in order of appearance.
 ///   class_of  int32[out]            class of each output position
-///   first, last  int32[out]         taps [first, last) of each class; only the first `return value` entries are written
+///   first, last  int32[out]         taps [first, last) of each class; as many entries are written as there are classes
 /// Returns the number of classes.
 ABCFX_API int64_t abcfx_padding_classes(int64_t out, int64_t size, int64_t taps, int64_t stride, int64_t dilation,
                                         int64_t before, int32_t* class_of, int32_t* first, int32_t* last);
