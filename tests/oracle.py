@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abcfx.layers import ABCLayer, ABCMatmul
+from abcfx.layers import ABCFunctional, ABCLayer
 from abcfx.quant import activations
 from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
 
@@ -29,19 +29,27 @@ def dequantized_weight(weight: Tensor, layer: ABCLayer, transposed: bool, groups
     return unflatten_weight(dequantize_bases(bases, scales).view(flat.shape), weight.shape, transposed, groups)
 
 
-def layer_oracle(layer: ABCLayer, input: Tensor) -> Tensor:
-    """Runs the float layer's own forward, in f64, on Â and Ŵ: padding modes pad the quantized input."""
+def layer_oracle(layer: ABCLayer, input: Tensor, *operands: Tensor | None) -> Tensor:
+    """Runs the float layer's own forward, in f64, on Â and Ŵ: padding modes pad the quantized input.
+
+    `operands` are the weight and bias of a functional layer, which gets them at each call.
+    """
     plan = layer.plan
     scale, shift = layer.activation_scale.detach().float(), layer.activation_shift.detach().float()
     x = activations.quantize(input.detach().float(), scale, shift, plan.activation_bases, plan.levels).double()
-    bias = None if layer.bias is None else layer.bias.detach().double()
-    if isinstance(layer, ABCMatmul):
-        return F.linear(x, dequantized_weight(layer.weight.t(), layer, False, 1).double(), bias)
+    weight, bias = operands if operands else (layer.weight, layer.bias)
+    bias = None if bias is None else bias.detach().double()
+    if isinstance(layer, ABCFunctional):
+        transposed, groups = (layer.geometry[3], layer.geometry[5]) if layer.geometry else (False, 1)
+        weight = dequantized_weight(weight, layer, transposed, groups).double()
+        if layer.geometry:
+            return torch.ops.aten.convolution.default(x, weight, bias, *layer.geometry)
+        return F.linear(x, weight, bias)
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     float_type: Any = next(t for t in type(layer).__mro__ if t.__module__.startswith("torch.nn.modules"))
     twin = float_type.__new__(float_type)
     twin.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in layer.__dict__.items()})
-    weight = dequantized_weight(layer.weight, layer, transposed, getattr(layer, "groups", 1)).double()
+    weight = dequantized_weight(weight, layer, transposed, getattr(layer, "groups", 1)).double()
     twin._parameters = {"weight": nn.Parameter(weight), "bias": None if bias is None else nn.Parameter(bias)}
     with torch.no_grad():
         return float_type.forward(twin, x)
@@ -60,8 +68,8 @@ class PerLayerError:
         for handle in self.handles:
             handle.remove()
 
-    def _compare(self, layer: ABCLayer, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _compare(self, layer: ABCLayer, args: tuple[Tensor | None, ...], output: Tensor) -> None:
         if torch.compiler.is_compiling():
             return
-        error = relative_error(output, layer_oracle(layer, args[0]))
+        error = relative_error(output, layer_oracle(layer, *args))
         self.errors[layer.abc_name] = max(error, self.errors.get(layer.abc_name, 0.0))

@@ -13,7 +13,8 @@ from abcfx.layers.convolution import (
     ABCConvTranspose2d,
     ABCConvTranspose3d,
 )
-from abcfx.layers.linear import ABCLinear, ABCMatmul
+from abcfx.layers.functional import ABCFunctional
+from abcfx.layers.linear import ABCLinear
 
 # float class → (quantized class, kind as in torch.nn.functional)
 QUANTIZED: dict[type[nn.Module], tuple[type[ABCLayer], str]] = {
@@ -34,8 +35,8 @@ __all__ = [
     "ABCConvTranspose1d",
     "ABCConvTranspose2d",
     "ABCConvTranspose3d",
+    "ABCFunctional",
     "ABCLayer",
     "ABCLinear",
-    "ABCMatmul",
     "NotCalibratedError",
 ]

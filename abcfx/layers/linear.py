@@ -1,4 +1,4 @@
-"""Quantized linear layers: nn.Linear, and the [in, out] weight of Hugging Face's Conv1D."""
+"""The quantized nn.Linear."""
 
 from __future__ import annotations
 
@@ -20,18 +20,3 @@ class ABCLinear(ABCLayer, nn.Linear):
             self.observer(self, input)
             return F.linear(input, self.weight, self.bias)
         return self.run_op(torch.ops.abc.linear.default, input, self.weight, self.bias)
-
-
-class ABCMatmul(ABCLayer):
-    """y = Â·Ŵ + bias with the weight as x @ weight has it: f[in, out] (functional layers, addmm, Conv1D)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        nn.Module.__init__(self)
-        self.weight, self.bias = weight, bias
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight.t()
-        if self.observer is not None:
-            self.observer(self, input)
-            return F.linear(input, weight, self.bias)
-        return self.run_op(torch.ops.abc.linear.default, input, weight, self.bias)
