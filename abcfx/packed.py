@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import glob
 import pickle
+import zipfile
 from os import PathLike
 from typing import Any
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from abcfx.api import plan_of, quantize_model
 from abcfx.config import Config
-from abcfx.layers import ABCLayer, ABCMatmul
+from abcfx.layers import ABCLayer
+from abcfx.layers.functional import ABCFunctional
 from abcfx.ops.weight_cache import WeightRecipe, adopt, fitted
 from abcfx.plan import LayerPlan, Plan
 
@@ -34,25 +36,22 @@ def recipe_of(layer: ABCLayer) -> WeightRecipe:
     return WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
 
 
-def weight_of(layer: ABCLayer) -> Tensor:
-    """The weight as the layer's op sees it, output channels first (a matmul holds it the other way round)."""
-    return layer.weight.t() if isinstance(layer, ABCMatmul) else layer.weight
+def output_channels(weight: Tensor, recipe: WeightRecipe) -> int:
+    return weight.shape[1] * recipe.groups if recipe.transposed else weight.shape[0]
 
 
 def packed_bytes(layer: ABCLayer) -> int:
     """Bytes of the weight in the file: ⌈M·weights / 8⌉ for the planes, 4 for each scale."""
     recipe = recipe_of(layer)
-    weight = weight_of(layer)
-    outputs = weight.shape[1] * recipe.groups if recipe.transposed else weight.shape[0]
-    return (recipe.weight_bases * weight.numel() + 7) // 8 + 4 * recipe.weight_bases * (
-        outputs if recipe.per_channel else 1
-    )
+    scales = output_channels(layer.weight, recipe) if recipe.per_channel else 1
+    return (recipe.weight_bases * layer.weight.numel() + 7) // 8 + 4 * recipe.weight_bases * scales
 
 
 def packable_weights(model: nn.Module) -> dict[int, ABCLayer]:
     """id(Parameter) → layer, for each weight that only quantized layers with one and the same recipe use.
 
-    A weight that something else also reads (an embedding tied to an output layer) stays float in the file.
+    A weight that something else also reads stays float in the file: an embedding tied to an output layer, and the
+    weights of functional layers, which the module around them owns and may use as it likes.
     """
     users: dict[int, list[nn.Module]] = {}
     for module in model.modules():
@@ -60,10 +59,10 @@ def packable_weights(model: nn.Module) -> dict[int, ABCLayer]:
             if parameter is not None:
                 users.setdefault(id(parameter), []).append(module)
     found = {}
-    for layer in (module for module in model.modules() if isinstance(module, ABCLayer)):
-        sharing = users[id(layer.weight)]
-        if all(isinstance(user, ABCLayer) for user in sharing):
-            if len({(recipe_of(user), isinstance(user, ABCMatmul)) for user in sharing}) == 1:
+    for layer in model.modules():
+        if isinstance(layer, ABCLayer) and not isinstance(layer, ABCFunctional):
+            sharing = users[id(layer.weight)]
+            if all(isinstance(user, ABCLayer) for user in sharing) and len(set(map(recipe_of, sharing))) == 1:
                 found[id(layer.weight)] = layer
     return found
 
@@ -118,14 +117,14 @@ def load_packed(path: str | PathLike[str], model: nn.Module) -> nn.Module:
 
 
 def _planes(layer: ABCLayer) -> dict[str, Tensor]:
-    bases, scales, _ = fitted(weight_of(layer), recipe_of(layer))
+    bases, scales, _ = fitted(layer.weight, recipe_of(layer))
     bits = torch.from_numpy(np.packbits(bases.cpu().numpy() < 0, bitorder="little"))
     return {"bits": bits, "scales": scales.cpu() if layer.plan.per_channel else scales[:, :1].clone().cpu()}
 
 
 def _adopt_planes(layer: ABCLayer, planes: dict[str, Tensor], where: str) -> None:
-    weight, recipe = weight_of(layer), recipe_of(layer)
-    outputs = weight.shape[1] * recipe.groups if recipe.transposed else weight.shape[0]
+    weight, recipe = layer.weight, recipe_of(layer)
+    outputs = output_channels(weight, recipe)
     shape = (recipe.weight_bases, outputs, weight.numel() // outputs)
     if planes["bits"].numel() != (recipe.weight_bases * weight.numel() + 7) // 8:
         raise ValueError(f"{where} has {planes['bits'].numel()} bytes of planes, its layer needs {shape} bits")
@@ -154,12 +153,16 @@ def _rule(plan: LayerPlan) -> dict[str, Any]:
 
 
 def _read(path: str | PathLike[str]) -> dict[str, Any]:
+    wrong = f"{path} is not a packed model of abcfx (abcfx.save_packed writes them)"
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):  # what torch.save writes; anything else would be read as an old pickle
+            raise ValueError(wrong)
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as problem:
-        raise ValueError(f"{path} is not a packed model of abcfx: {str(problem).splitlines()[0]}") from problem
+        raise ValueError(wrong) from problem
     if not isinstance(document, dict) or "abcfx_packed" not in document:
-        raise ValueError(f"{path} is not a packed model of abcfx (abcfx.save_packed writes them)")
+        raise ValueError(wrong)
     if document["abcfx_packed"] != FORMAT:
         raise ValueError(f"{path} has packed format {document['abcfx_packed']}; this version reads {FORMAT}")
     return document

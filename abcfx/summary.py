@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from abcfx.layers import QUANTIZED, ABCLayer, ABCMatmul
+from abcfx.layers import QUANTIZED, ABCLayer
+from abcfx.layers.functional import ABCFunctional
 from abcfx.ops.choose import kernel_or_reason
-from abcfx.packed import packable_weights, packed_bytes, weight_of
+from abcfx.packed import packable_weights, packed_bytes
 from abcfx.sites import module_sites
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ LEVELS = ("activation_scale", "activation_shift")
 class LayerSummary:
     """One layer. Shapes and MACs are None for a layer that the inputs did not reach, or whose work is hidden in one op.
 
-    runs    "binary" on the kernels, "dense" as a float op on dequantized operands, "float" if it is not quantized
+    runs    "binary" on the kernels, "dense" as a float op on dequantized operands, "float" if it is not quantized,
+            "unknown" for a functional layer that no input has reached
     note    why not "binary", or why its weight stays float in the file; None if there is nothing to say
     """
 
@@ -106,9 +108,10 @@ class Summary:
 
 @dataclass
 class _Seen:
-    """What a layer met while the inputs ran through the model."""
+    """What a layer met while the inputs ran through the model. A functional layer gets its weight with the call."""
 
     input: Tensor
+    weight: Tensor | None
     output_shape: tuple[int, ...]
     macs: int = 0
     calls: int = 0
@@ -157,32 +160,32 @@ def _watched(model: nn.Module, seen: dict[int, _Seen]) -> Iterator[None]:
 
 
 def _record(seen: dict[int, _Seen]) -> Callable[[nn.Module, tuple, Any], None]:
+    """A hook that counts calls and multiply-adds: an output takes one for each weight that it reads.
+
+    linear: outputs·k;  convolution: outputs·(channels/groups)·taps;  transposed: inputs·(outputs/groups)·taps.
+    """
+
     def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
         output = output[0] if isinstance(output, (tuple, list)) else output
         if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
             return
-        first = seen.setdefault(id(module), _Seen(inputs[0].detach(), tuple(output.shape)))
+        weight = inputs[1] if isinstance(module, ABCFunctional) else getattr(module, "weight", None)
+        first = seen.setdefault(id(module), _Seen(inputs[0].detach(), weight, tuple(output.shape)))
         first.calls += 1
-        if _kind(module) is not None:
-            first.macs += _macs(module, inputs[0].numel(), output.numel())
+        kind = _kind(module)
+        if kind is not None:
+            outputs = inputs[0].numel() if "transpose" in kind else output.numel()
+            first.macs += outputs * math.prod(weight.shape[1:])
 
     return hook
 
 
 def _kind(module: nn.Module) -> str | None:
     """The name of a layer whose work is known, as in torch.nn.functional."""
-    if isinstance(module, ABCMatmul):
-        return "linear"
+    if isinstance(module, ABCFunctional):
+        stride, *_, transposed, _output_padding, _groups = module.geometry or ((), False, (), 1)
+        return f"conv{'_transpose' if transposed else ''}{len(stride)}d" if module.geometry else "linear"
     return next((kind for float_type, (_, kind) in QUANTIZED.items() if isinstance(module, float_type)), None)
-
-
-def _macs(module: nn.Module, inputs: int, outputs: int) -> int:
-    """Multiply-adds of one call: each output of a layer takes one for each weight it reads.
-
-    linear: outputs·k;  convolution: outputs·(channels/groups)·taps;  transposed: inputs·(outputs/groups)·taps.
-    """
-    weight = weight_of(module) if isinstance(module, ABCLayer) else module.weight
-    return (inputs if getattr(module, "transposed", False) else outputs) * math.prod(weight.shape[1:])
 
 
 class _Bytes:
@@ -211,7 +214,7 @@ def _rows(model: nn.Module, seen: Mapping[int, _Seen], bytes_of: _Bytes) -> Iter
     packable = packable_weights(model)
     for site, module in module_sites(model):
         if isinstance(module, ABCLayer):
-            yield _quantized_row(module, seen.get(id(module)), bytes_of, id(module.weight) in packable)
+            yield _quantized_row(module, seen.get(id(module)), bytes_of, packable)
         else:
             reason = reasons.pop(site.name, None) or site.reason or "the model is not quantized"
             own = bytes_of(*module._parameters.values())
@@ -247,24 +250,31 @@ def _shape_fields(seen: _Seen | None) -> dict[str, Any]:
     return {"input_shape": tuple(seen.input.shape), "output_shape": seen.output_shape, "calls": seen.calls}
 
 
-def _quantized_row(layer: ABCLayer, seen: _Seen | None, bytes_of: _Bytes, packable: bool) -> LayerSummary:
+def _quantized_row(
+    layer: ABCLayer, seen: _Seen | None, bytes_of: _Bytes, packable: Mapping[int, ABCLayer]
+) -> LayerSummary:
     plan, kind = layer.plan, _kind(layer)
-    weight = weight_of(layer)
-    like = weight if seen is None else seen.input
-    why_dense = kernel_or_reason(
-        kind, tuple(weight.shape), getattr(layer, "groups", 1), like.dtype, plan, like.device
-    )
-    why_float_file = None if packable else "something else reads its weight, which therefore stays float in the file"
-    weight_bytes, rest = bytes_of(layer.weight), bytes_of(layer.bias)
-    planes = weight_bytes if not packable else packed_bytes(layer) if weight_bytes else 0
-    levels = bytes_of(*(getattr(layer, name) for name in LEVELS))
-    macs = None if seen is None else seen.macs
+    weight = seen.weight if seen is not None else getattr(layer, "weight", None)
+    if weight is None:  # functional, and no input has shown its weight
+        runs, notes = "unknown", ["run it on an input to know"]
+    else:
+        like = weight if seen is None else seen.input
+        dense = kernel_or_reason(kind, tuple(weight.shape), _groups(layer), like.dtype, plan, like.device)
+        runs, notes = ("dense", [dense]) if dense else ("binary", [])
+    owner = weight._base if weight is not None and weight._is_view() else weight
+    own, rest = bytes_of(owner), bytes_of(getattr(layer, "bias", None))
+    stored = own
+    if id(weight) in packable:
+        stored = packed_bytes(layer) if own else 0
+    elif weight is not None:
+        notes.append("something else may read its weight, which therefore stays float in the file")
     products = plan.weight_bases * plan.activation_bases
+    macs = None if seen is None else seen.macs
     return LayerSummary(
         name=layer.abc_name,
         kind=kind,
-        runs="dense" if why_dense else "binary",
-        note="; ".join(filter(None, (why_dense, why_float_file))) or None,
+        runs=runs,
+        note="; ".join(notes) or None,
         **_shape_fields(seen),
         M=plan.weight_bases,
         N=plan.activation_bases,
@@ -272,8 +282,14 @@ def _quantized_row(layer: ABCLayer, seen: _Seen | None, bytes_of: _Bytes, packab
         activation_bits=plan.activation_bases,
         basis=plan.basis,
         levels=plan.levels,
-        binary_macs=None if macs is None else 0 if why_dense else macs * products,
-        float_macs=None if macs is None else macs if why_dense else 0,
-        float_bytes=weight_bytes + rest,
-        packed_bytes=planes + rest + levels,
+        binary_macs=None if macs is None else macs * products if runs == "binary" else 0,
+        float_macs=None if macs is None else 0 if runs == "binary" else macs,
+        float_bytes=own + rest,
+        packed_bytes=stored + rest + bytes_of(*(getattr(layer, name) for name in LEVELS)),
     )
+
+
+def _groups(layer: ABCLayer) -> int:
+    if isinstance(layer, ABCFunctional):
+        return layer.geometry[-1] if layer.geometry else 1
+    return getattr(layer, "groups", 1)

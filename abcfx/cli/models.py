@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ MODEL_HELP = (
 )
 # what a module raises while it is imported: missing, not Python, or not made for this torch
 IMPORT_ERRORS = (ImportError, SyntaxError, RuntimeError, AttributeError, NameError, OSError, TypeError, ValueError)
+# what unpickling raises: on damaged files, on any other file, and on classes that are not there
+READ_ERRORS = (RuntimeError, EOFError, OSError, ImportError, AttributeError, LookupError, ValueError, struct.error)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64}
 
 
@@ -72,8 +75,8 @@ def _load_file(path: Path, unsafe: bool) -> Any:
             f"{path} holds a pickled module, and reading one runs whatever code is in it; "
             f"add --unsafe-load if you trust where it comes from"
         ) from error
-    except (RuntimeError, EOFError, OSError, ImportError, AttributeError) as error:
-        raise UsageError(f"{path} cannot be read by torch.load: {one_line(error)}") from error
+    except READ_ERRORS as error:
+        raise UsageError(f"{path} is not a file that torch.load can read: {one_line(error)}") from error
     if isinstance(value, dict) and any(isinstance(entry, Tensor) for entry in value.values()):
         raise UsageError(f"{path} holds a state_dict, which has no architecture; give package.module:callable instead")
     return value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +18,21 @@ from abcfx.cli.units import count, shape, size
 if TYPE_CHECKING:
     from abcfx.summary import LayerSummary, Summary
 
-STYLES = {"binary": "green", "dense": "yellow", "float": "dim"}
+STYLES = {"binary": "green", "dense": "yellow", "float": "dim", "unknown": "dim"}
 WIDE, ROOMY = 96, 108  # columns from which there is room for every column, and for air between them
+
+
+MIN_NAME = 10
+
+
+def _broken_at_dots(name: str, width: int) -> str:
+    """The name on as many lines as it needs, broken after dots."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.|[^.]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 class SummaryTable:
@@ -28,25 +44,28 @@ class SummaryTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.notes.clear()
-        yield self._table(options.max_width)
+        width = options.max_width
+        others = Measurement.get(console, options, self._table(width, lambda name: "")).maximum
+        yield self._table(width, lambda name: _broken_at_dots(name, max(MIN_NAME, width - others + MIN_NAME)))
         yield Padding(self._verdict(), (0, 1))
         for note, number in self.notes.items():
             line = Table.grid(padding=(0, 1))
             line.add_row(Text(str(number), style="cyan"), Text(note, style="dim"))
             yield Padding(line, (0, 1))
 
-    def _table(self, width: int) -> Table:
+    def _table(self, width: int, shown_name: Callable[[str], str]) -> Table:
         summary = self.summary
         inputs = ", ".join(shape(value) for value in summary.inputs)
         table = Table(
             title=summary.model + (f" on {inputs}" if inputs else ""), title_style="bold", title_justify="left",
             box=box.SIMPLE_HEAD, padding=(0, 1 if width >= ROOMY else 0, 0, 0), show_footer=True, header_style="bold",
         )  # fmt: skip
-        table.add_column("layer", "total", overflow="fold", min_width=10)
+        table.add_column("layer", "total", overflow="fold", min_width=MIN_NAME)
         for name, total, justify in self._columns(width >= WIDE):
             table.add_column(name, total, justify=justify, no_wrap=True)
         for layer in summary.layers:
-            table.add_row(*self._cells(layer, width >= WIDE))
+            called = f" ({layer.calls}×)" if layer.calls > 1 else ""
+            table.add_row(shown_name((layer.name or "(root)") + called), *self._cells(layer, width >= WIDE))
         return table
 
     def _columns(self, wide: bool) -> list[tuple[str, str, str]]:
@@ -71,7 +90,6 @@ class SummaryTable:
             runs.append(f" {self.notes.setdefault(layer.note, len(self.notes) + 1)}", style="cyan")
         macs = [count(layer.binary_macs), count(layer.float_macs)]
         return [
-            Text((layer.name or "(root)") + (f" ({layer.calls}×)" if layer.calls > 1 else "")),
             layer.kind.replace("conv_transpose", "convT"),
             *([shape(layer.input_shape)] if wide else []),
             shape(layer.output_shape),
