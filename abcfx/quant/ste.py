@@ -56,7 +56,9 @@ def _coded_adjoint(
     top = 2**activation_bases - 1
     t = (x - shift[0]) * scale[0].reciprocal()
     above, inside = t > top, (t >= 0) & (t <= top)
-    rate = (max(x.numel(), 1) * top) ** -0.5
+    # counted by a sum: a power of a symbolic size is a number that compilers cannot trace
+    count = x.new_ones(()).expand(x.shape).sum().clamp_min(1)
+    rate = (count * top).rsqrt()
     slope = torch.where(inside, t.round() - t, above.to(torch.float32) * top)
     dscale, dshift = (grad * slope).sum() * rate, (grad * ~inside).sum() * rate
     return grad * inside, dscale.reshape(scale.shape), dshift.reshape(shift.shape)

@@ -1,0 +1,128 @@
+"""The public abc:: ops: opcheck (schema, autograd registration, fake kernels, AOT dispatch) and their adjoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import TOLERANCE, relative_error
+from torch import Tensor
+
+import abcfx  # noqa: F401  registers the ops
+from abcfx.quant import ste
+from abcfx.quant.activations import fit
+
+abc = torch.ops.abc
+PLANS = [(2, 2, "alternating", "coded", True), (3, 2, "greedy", "thermometer", False), (2, 3, "abc", "coded", False)]
+IDS = ["alternating-coded", "greedy-thermometer", "abc-coded"]
+LINEAR = ((5, 70), (8, 70))
+# input, weight, (stride, padding, dilation, transposed, output_padding, groups)
+CONVOLUTIONS = {
+    "conv1d": ((2, 32, 9), (6, 32, 3), ([1], [1], [1], False, [0], 1)),
+    "conv2d": ((2, 32, 7, 6), (6, 32, 3, 3), ([2, 1], [1, 1], [1, 1], False, [0, 0], 1)),
+    "conv2d_grouped": ((2, 32, 7, 6), (6, 16, 3, 3), ([1, 1], [0, 2], [2, 1], False, [0, 0], 2)),
+    "conv2d_dense": ((2, 4, 7, 6), (6, 4, 3, 3), ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)),
+    "conv3d": ((1, 16, 4, 5, 6), (4, 16, 2, 2, 2), ([1, 1, 1], [0, 0, 0], [1, 1, 1], False, [0, 0, 0], 1)),
+    "conv_transpose2d": ((2, 8, 5, 5), (8, 3, 3, 3), ([2, 2], [1, 1], [1, 1], True, [1, 1], 2)),
+}
+
+
+def operands(shape: tuple[int, ...], weight: tuple[int, ...], outputs: int, plan: tuple) -> tuple[Tensor, ...]:
+    x = torch.randn(shape)
+    scale, shift = fit(x.flatten(), plan[1], plan[3])
+    tensors = (x, torch.randn(weight), torch.randn(outputs), scale, shift)
+    return tuple(t.clone().requires_grad_() for t in tensors)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=IDS)
+def test_linear_opcheck(plan: tuple) -> None:
+    torch.library.opcheck(abc.linear.default, (*operands(*LINEAR, 8, plan), *plan))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=IDS)
+@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolution_opcheck(case: tuple, plan: tuple) -> None:
+    shape, weight, geometry = case
+    outputs = weight[1] * geometry[5] if geometry[3] else weight[0]
+    torch.library.opcheck(abc.convolution.default, (*operands(shape, weight, outputs, plan), *geometry, *plan))
+
+
+def test_convolution_opcheck_channels_last() -> None:
+    shape, weight, geometry = CONVOLUTIONS["conv2d"]
+    x, *rest = operands(shape, weight, 6, PLANS[0])
+    x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(abc.convolution.default, (x, *rest, *geometry, *PLANS[0]))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=IDS)
+def test_quantizer_opcheck(plan: tuple) -> None:
+    x, weight, _, scale, shift = operands(*LINEAR, 8, plan)
+    torch.library.opcheck(abc.quantize_activation.default, (x, scale, shift, plan[1], plan[3]))
+    torch.library.opcheck(abc.quantize_weight.default, (weight, False, 1, plan[0], plan[2], plan[4]))
+    kernel = torch.randn(8, 3, 3, 3, requires_grad=True)
+    torch.library.opcheck(abc.quantize_weight.default, (kernel, True, 2, plan[0], plan[2], plan[4]))
+
+
+def gradients(run: Any, tensors: tuple[Tensor, ...], grad: Tensor) -> list[Tensor]:
+    out = run(*tensors)
+    return list(torch.autograd.grad(out, tensors, grad))
+
+
+class Quantize(torch.autograd.Function):
+    """The straight-through rule of ste.py around the reference quantizer: the adjoint the ops must have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str) -> Tensor:
+        ctx.save_for_backward(x, scale, shift)
+        ctx.rest = planes, levels
+        return abc.quantize_activation(x, scale, shift, planes, levels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return (*ste.activation_adjoint(grad, *ctx.saved_tensors, *ctx.rest), None, None)
+
+
+def straight_through_weight(weight: Tensor, quantized: Tensor) -> Tensor:
+    """Ŵ forward, identity backward."""
+    return weight + (quantized - weight).detach()
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=IDS)
+def test_linear_adjoint(plan: tuple) -> None:
+    tensors = operands(*LINEAR, 8, plan)
+    grad = torch.randn(5, 8)
+
+    def reference(x: Tensor, w: Tensor, b: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        w_hat = straight_through_weight(w, abc.quantize_weight(w, False, 1, plan[0], plan[2], plan[4]))
+        return F.linear(Quantize.apply(x, scale, shift, plan[1], plan[3]), w_hat, b)
+
+    got = gradients(lambda *t: abc.linear(*t, *plan), tensors, grad)
+    for a, b in zip(got, gradients(reference, tensors, grad), strict=True):
+        assert relative_error(a, b) <= TOLERANCE
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=IDS)
+@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolution_adjoint(case: tuple, plan: tuple) -> None:
+    shape, weight, geometry = case
+    transposed, groups = geometry[3], geometry[5]
+    tensors = operands(shape, weight, weight[1] * groups if transposed else weight[0], plan)
+
+    def reference(x: Tensor, w: Tensor, b: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        w_hat = straight_through_weight(w, abc.quantize_weight(w, transposed, groups, plan[0], plan[2], plan[4]))
+        return torch.ops.aten.convolution(Quantize.apply(x, scale, shift, plan[1], plan[3]), w_hat, b, *geometry)
+
+    grad = torch.randn_like(reference(*tensors))
+    got = gradients(lambda *t: abc.convolution(*t, *geometry, *plan), tensors, grad)
+    for a, b in zip(got, gradients(reference, tensors, grad), strict=True):
+        assert relative_error(a, b) <= TOLERANCE
+
+
+def test_frozen_operands_get_no_gradient() -> None:
+    x, weight, bias, scale, shift = operands(*LINEAR, 8, PLANS[0])
+    out = abc.linear(x.detach(), weight, bias.detach(), scale.detach(), shift.detach(), *PLANS[0])
+    out.sum().backward()
+    assert weight.grad is not None
+    assert x.grad is bias.grad is scale.grad is None
