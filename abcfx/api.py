@@ -13,6 +13,7 @@ from abcfx.debug import log
 from abcfx.layers import QUANTIZED
 from abcfx.layers.functional_module import build_functional
 from abcfx.passes.functional import TracedFunctional, trace_functional
+from abcfx.passes.plan_layers import plan_layers
 from abcfx.plan import LayerSite, Plan
 from abcfx.sites import float_class, functional_owners, module_sites
 
@@ -86,7 +87,7 @@ def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> n
     traced = {name: trace_functional(module, name) for name, module in functional_owners(model)}
     sites, modules = _in_order_of_registration(model, layers, traced)
     config.check_globs(site.name for site in sites)
-    plan = make_plan(sites, config, lambda name: filter_fn is None or filter_fn(modules[name], name))
+    plan = plan_layers(sites, config, lambda name: filter_fn is None or filter_fn(modules[name], name))
     if not plan.layers:
         reasons = "; ".join(f"{name or '(root)'}: {reason}" for name, reason in plan.reasons.items())
         raise ValueError(f"no layer can be quantized ({reasons or 'the model has no convolution or linear layer'})")
@@ -137,22 +138,3 @@ def _leave_fast_paths(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
-
-
-def make_plan(sites: list[LayerSite], config: Config, accept: Callable[[str], bool] = lambda name: True) -> Plan:
-    """The given M, N for every site that may be quantized; a reason for each other one."""
-    layers, reasons = {}, {}
-    able = [site.name for site in sites if site.reason is None]
-    ends = {able[0], able[-1]} if able and config.first_last_float and len(able) > 1 else set()
-    for site in sites:
-        reason = site.reason or config.reason_to_skip(site.name)
-        if reason is None and not accept(site.name):
-            reason = "filter_fn said no"
-        if reason is None and site.name in ends and not config.names(site.name):
-            which = "first" if site.name == able[0] else "last"
-            reason = f"the {which} layer stays float by default (first_last_float=False or include changes that)"
-        if reason is None:
-            layers[site.name] = config.plan_for(site.name)
-        else:
-            reasons[site.name] = reason
-    return Plan(layers, reasons)

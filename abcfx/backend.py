@@ -16,13 +16,13 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor import list_mode_options
 from torch._inductor.compile_fx import compile_fx
 
-from abcfx.api import make_plan
 from abcfx.debug import log
 from abcfx.graph import AbcConvView, AbcLinearView, attribute, value, view, with_bodies
 from abcfx.levels import ObservedGraph, SiteLevels, levels_of
 from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
 from abcfx.passes.lower import WeightInput
+from abcfx.passes.plan_layers import plan_layers
 from abcfx.pipeline import Pipeline, open_graph
 
 
@@ -113,7 +113,7 @@ def _quantize_float_layers(pipeline: Pipeline, wanted: Options, example_inputs: 
     """canonicalize, match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
     pipeline.canonicalize()
     sites = pipeline.match()
-    plan = make_plan([s.site for s in sites], wanted.config)
+    plan = plan_layers([s.site for s in sites], wanted.config)
     for name, reason in plan.reasons.items():
         log(1, f"{name}: float, {reason}")
     live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), example_inputs, strict=True))

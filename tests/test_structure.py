@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "quant": set(),
     "ops": {"quant", "plan", "debug"},
     "graph": {"plan"},
-    "passes": {"graph", "plan", "ops", "quant"},
+    "config": {"plan"},
+    "passes": {"graph", "plan", "config", "ops", "quant"},
     "pipeline": {"passes", "graph", "plan", "debug"},
     "layers": {"passes", "graph", "ops", "quant", "plan"},
 }
