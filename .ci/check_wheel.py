@@ -9,7 +9,14 @@ from pathlib import Path
 wheel = Path(sys.argv[1])
 names = zipfile.ZipFile(wheel).namelist()
 assert "-py3-none-" in wheel.name, f"{wheel.name} serves one Python version only"
-for needed in ("abcfx/__init__.py", "abcfx/passes/_rule.py", "abcfx/_kernels.so", "abcfx/data/fashion_mnist_subset.npz"):
+NEEDED = (
+    "abcfx/__init__.py",
+    "abcfx/passes/_rule.py",
+    "abcfx/_kernels.so",
+    "abcfx/data/fashion_mnist_subset.npz",
+    "abcfx/data/demo_model.npz",
+)
+for needed in NEEDED:
     assert needed in names, f"{needed} is not in {wheel.name}"
 for top in {name.split("/")[0] for name in names}:
     assert top == "abcfx" or top.endswith((".dist-info", ".data")), f"{wheel.name} would install {top}"

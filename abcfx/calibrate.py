@@ -2,7 +2,8 @@
 
 For each layer: minimize over (scale, shift) E(x − x̂(x))² on a sample of the inputs it meets while the model runs in
 float. A layer that is not calibrated refuses to run: the paper's original implementation lost 75 points of accuracy by
-skipping this step.
+skipping this step. Then the first few batches run again, and the output of each layer is corrected per channel: with
+(M, N) = (3, 3) that takes the CIFAR-10 ResNet-20 from 77 to 88 % without any training (examples/resnet20_grid.py).
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from abcfx.correction import correct_outputs
 from abcfx.layers import ABCLayer
 from abcfx.quant import activations
 
 SAMPLES_PER_BATCH = 1 << 15
 SAMPLES = 1 << 18
+CORRECTED_BATCHES = 8  # kept in memory until the block ends
 
 
 class Sampler:
@@ -62,28 +65,54 @@ class Sampler:
 
 
 @contextmanager
-def calibration(model: nn.Module) -> Iterator[nn.Module]:
+def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module]:
     """Inside the block quantized layers compute in float and sample their inputs; at its end the levels are fitted.
 
         with abcfx.calibration(qmodel):
             for x, _ in loader:
                 qmodel(x)
 
+    correct  then run the first few batches again and correct each layer's output per channel (abcfx/correction.py)
+
     If the block raises, the model is left as it was. Layers that saw no data stay as they were; a warning names them.
     Raises ValueError if the model has no quantized layer, or if no layer saw any data.
     """
-    layers = [module for module in _unwrap(model).modules() if isinstance(module, ABCLayer)]
+    root = _unwrap(model)
+    layers = [module for module in root.modules() if isinstance(module, ABCLayer)]
     if not layers:
         raise ValueError("nothing to calibrate: the model has no quantized layer (abcfx.quantize_model makes them)")
+    replays: list[tuple[tuple, dict]] = []
+    hook = root.register_forward_pre_hook(
+        lambda _, args, kwargs: replays.append((args, kwargs)) if len(replays) < CORRECTED_BATCHES else None,
+        with_kwargs=True,
+    )
     for layer in layers:
         layer.observer = Sampler()
     try:
         yield model
         sampled = {layer: layer.observer.samples() for layer in layers}
     finally:
+        hook.remove()
         for layer in layers:
             layer.observer = None
     _fit(sampled)
+    if correct:
+        with _evaluating(root), torch.no_grad():
+            correct_outputs(
+                [layer for layer in layers if layer.calibrated],
+                [lambda args=args, kwargs=kwargs: root(*args, **kwargs) for args, kwargs in replays],
+            )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _fit(sampled: dict[ABCLayer, Tensor]) -> None:
@@ -103,6 +132,7 @@ def calibrate(
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     max_batches: int | None = None,
+    correct: bool = True,
     progress: bool | None = None,
 ) -> nn.Module:
     """Run `batches` through the model in eval mode, in float, and fit the activation levels. Returns the model.
@@ -110,20 +140,15 @@ def calibrate(
     A batch is a tensor, a dict of keyword arguments, or a tuple or list whose first element is the input (a
     DataLoader's (input, label)); `forward(model, batch)` handles any other form. A few hundred images or a few thousand
     tokens are enough.
+    correct   then correct each layer's output per channel on the first batches (abcfx/correction.py)
     progress  show a bar; by default only on a terminal
 
     Raises ValueError without batches or quantized layers, and for NaN or infinite activations (naming the layer).
     """
-    model_ = _unwrap(model)
-    modes = {module: module.training for module in model_.modules()}
-    model_.eval()
-    try:
-        with calibration(model_), torch.no_grad():
-            for batch in _bounded(batches, max_batches, progress):
-                forward(model_, batch) if forward else run_batch(model_, batch)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    root = _unwrap(model)
+    with _evaluating(root), torch.no_grad(), calibration(root, correct=correct):
+        for batch in _bounded(batches, max_batches, progress):
+            forward(root, batch) if forward else run_batch(root, batch)
     return model
 
 

@@ -32,8 +32,13 @@ def dequantized_weight(weight: Tensor, layer: ABCLayer, transposed: bool, groups
 def layer_oracle(layer: ABCLayer, input: Tensor, *operands: Tensor | None) -> Tensor:
     """Runs the float layer's own forward, in f64, on Â and Ŵ: padding modes pad the quantized input.
 
-    `operands` are the weight and bias of a functional layer, which gets them at each call.
+    `operands` are the weight and bias of a functional layer, which gets them at each call. An output correction
+    (abcfx/correction.py) is the same affine map per channel, which scales Ŵ and moves the bias.
     """
+    return layer.correct(_uncorrected(layer, input, *operands))
+
+
+def _uncorrected(layer: ABCLayer, input: Tensor, *operands: Tensor | None) -> Tensor:
     plan = layer.plan
     scale, shift = layer.activation_scale.detach().float(), layer.activation_shift.detach().float()
     x = activations.quantize(input.detach().float(), scale, shift, plan.activation_bases, plan.levels).double()

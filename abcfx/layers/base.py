@@ -32,6 +32,8 @@ class ABCLayer(nn.Module):
     observer: Callable[[ABCLayer, Tensor], None] | None
     activation_scale: nn.Parameter
     activation_shift: nn.Parameter
+    output_gain: Tensor | None
+    output_shift: Tensor | None
     calibrated: bool
 
     @classmethod
@@ -52,6 +54,27 @@ class ABCLayer(nn.Module):
         for parameter in ("activation_scale", "activation_shift"):
             nan = torch.full((values,), torch.nan, dtype=dtype, device=weight.device)
             self.register_parameter(parameter, nn.Parameter(nan))
+        self.set_correction(None, None)
+
+    @property
+    def channel_dim(self) -> int:
+        """Where the output has its channels, counted from its end: -3 after conv2d, -1 after a linear layer."""
+        raise NotImplementedError
+
+    def set_correction(self, gain: Tensor | None, shift: Tensor | None) -> None:
+        """Take (or drop) the output correction ŷ = g·y + h, f32[channels] each (abcfx/correction.py)."""
+        for name, value in (("output_gain", gain), ("output_shift", shift)):
+            self.__dict__.pop(name, None)
+            self.register_buffer(name, None if value is None else value.to(self.activation_scale))
+
+    def correct(self, output: Tensor) -> Tensor:
+        """ŷ = g·y + h per channel; y itself where there is no correction."""
+        if self.output_gain is None:
+            return output
+        shape = [1] * output.dim()
+        shape[self.channel_dim] = -1
+        gain, shift = (v.to(output.dtype).view(shape) for v in (self.output_gain, self.output_shift))
+        return torch.addcmul(shift, output, gain)
 
     def set_levels(self, scale: Tensor, shift: Tensor) -> None:
         """Take fitted activation levels; ValueError if they are not finite."""
@@ -71,22 +94,26 @@ class ABCLayer(nn.Module):
         return self.activation_scale, self.activation_shift
 
     def run_op(self, op: Callable[..., Tensor], input: Tensor, *arguments: Any) -> Tensor:
-        """op(input, ..., *plan) with this layer's levels and plan; errors gain the layer's name."""
+        """op(input, ..., *plan) with this layer's levels and plan, corrected; errors gain the layer's name."""
         scale, shift = self.levels_or_raise()
         weight, bias, *rest = arguments
         everything = (input, weight, bias, scale, shift, *rest, *self.plan.op_arguments())
         if torch.compiler.is_compiling():
-            return op(*everything)
+            return self.correct(op(*everything))
         try:
-            return op(*everything)
+            return self.correct(op(*everything))
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"{self.abc_name}: {error}") from error
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A float checkpoint has no levels: what was fitted before is kept, and nothing is reported missing.
-        for name in ("activation_scale", "activation_shift"):
-            if f"{prefix}weight" in state_dict and f"{prefix}{name}" not in state_dict:
-                state_dict[f"{prefix}{name}"] = getattr(self, name).detach()
+        if f"{prefix}activation_scale" not in state_dict:
+            # A float checkpoint has no levels: what was fitted before is kept, and nothing is reported missing.
+            for name in ("activation_scale", "activation_shift", "output_gain", "output_shift"):
+                if getattr(self, name) is not None:
+                    state_dict[f"{prefix}{name}"] = getattr(self, name).detach()
+        elif (f"{prefix}output_gain" in state_dict) != (self.output_gain is not None):
+            saved = [state_dict.get(f"{prefix}{name}") for name in ("output_gain", "output_shift")]
+            self.set_correction(*(None if value is None else torch.empty_like(value) for value in saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
         scale, shift = self.activation_scale, self.activation_shift
         self.calibrated = not scale.is_meta and bool(torch.isfinite(scale).all() and torch.isfinite(shift).all())

@@ -15,6 +15,10 @@ class _ABCConvNd(ABCLayer):
     Padding modes other than zeros pad the input first, which commutes with an elementwise quantizer.
     """
 
+    @property
+    def channel_dim(self) -> int:
+        return -1 - len(self.kernel_size)
+
     def forward(self, input: Tensor) -> Tensor:
         if self.observer is not None:
             self.observer(self, input)
@@ -62,6 +66,10 @@ class ABCConv3d(_ABCConvNd, nn.Conv3d):
 
 class _ABCConvTransposeNd(ABCLayer):
     """y = conv_transpose(Â, Ŵ) + bias. Runs in the dequantized form: there is no binary kernel for it."""
+
+    @property
+    def channel_dim(self) -> int:
+        return -1 - len(self.kernel_size)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if self.observer is not None:

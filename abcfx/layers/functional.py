@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +24,10 @@ class ABCFunctional(ABCLayer):
         self.adopt_plan(plan, name)
         del self.__dict__["weight"]
 
+    @property
+    def channel_dim(self) -> int:
+        return -1 - len(self.geometry[0]) if self.geometry else -1
+
     def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if self.geometry and input.dim() == len(self.geometry[0]) + 1:
             return self(input.unsqueeze(0), weight, bias).squeeze(0)
@@ -36,8 +38,3 @@ class ABCFunctional(ABCLayer):
             return torch.nn.functional.linear(input, weight, bias)
         op = torch.ops.abc.convolution.default if self.geometry else torch.ops.abc.linear.default
         return self.run_op(op, input, weight, bias, *self.geometry)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("activation_scale", "activation_shift"):  # a float checkpoint has none: keep what was fitted
-            state_dict.setdefault(f"{prefix}{name}", getattr(self, name).detach())
-        super()._load_from_state_dict(state_dict, prefix, *args)

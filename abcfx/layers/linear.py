@@ -15,6 +15,10 @@ class ABCLinear(ABCLayer, nn.Linear):
     input f[..., in_features] → f[..., out_features]. Raises NotCalibratedError before calibration.
     """
 
+    @property
+    def channel_dim(self) -> int:
+        return -1
+
     def forward(self, input: Tensor) -> Tensor:
         if self.observer is not None:
             self.observer(self, input)

@@ -87,7 +87,8 @@ def test_state_dict_keeps_its_keys(net: Net, images: Tensor) -> None:
     q = quantized(net, images)
     added = set(q.state_dict()) - set(net.state_dict())
     assert set(net.state_dict()) <= set(q.state_dict())
-    assert added == {f"{layer}.activation_{part}" for layer in ("body.2", "hidden") for part in ("scale", "shift")}
+    state = ("activation_scale", "activation_shift", "output_gain", "output_shift")
+    assert added == {f"{layer}.{name}" for layer in ("body.2", "hidden") for name in state}
     other = abcfx.quantize_model(Net().eval())
     other.load_state_dict(q.state_dict())
     assert torch.equal(other(images), q(images))

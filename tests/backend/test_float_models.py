@@ -20,6 +20,12 @@ def compile_(model: nn.Module, **options: Any) -> nn.Module:
     return torch.compile(model, backend="abc", fullgraph=True, options={"M": 2, "N": 2, "then": "eager"} | options)
 
 
+@pytest.fixture
+def quantized(net: nn.Module, images: Tensor) -> nn.Module:
+    """What a float model compiled directly must equal: levels fitted, outputs not corrected."""
+    return abcfx.calibrate(abcfx.quantize_model(net), [images], correct=False)
+
+
 def test_equals_quantize_model_and_calibrate(net: nn.Module, quantized: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         assert relative_error(compile_(net)(images), quantized(images)) <= 1e-6
@@ -32,7 +38,7 @@ def test_levels_are_frozen_after_the_first_batches(net: nn.Module, quantized: nn
         compiled(images)
         assert relative_error(compiled(later), quantized(later)) <= 1e-6
     torch._dynamo.reset()
-    both = abcfx.calibrate(abcfx.quantize_model(net, 3, 3), [images, later])
+    both = abcfx.calibrate(abcfx.quantize_model(net, 3, 3), [images, later], correct=False)
     compiled = compile_(net, M=3, N=3, calibration_batches=2)
     with torch.no_grad():
         compiled(images)
@@ -52,7 +58,7 @@ def test_a_recompile_keeps_the_levels(net: nn.Module, quantized: nn.Module, imag
 
 def test_layer_rules(net: nn.Module, images: Tensor) -> None:
     q = abcfx.calibrate(
-        abcfx.quantize_model(net, 1, 1, exclude="down", overrides={"hidden": {"M": 4, "N": 4}}), [images]
+        abcfx.quantize_model(net, 1, 1, exclude="down", overrides={"hidden": {"M": 4, "N": 4}}), [images], correct=False
     )
     compiled = compile_(net, M=1, N=1, exclude="down", overrides={"hidden": {"M": 4, "N": 4}})
     with torch.no_grad():

@@ -58,7 +58,7 @@ def test_training_with_a_dynamic_batch_takes_one_graph(quantized: nn.Module) -> 
 
 def test_a_float_model_trains_too(net: nn.Module, images: Tensor) -> None:
     compiled: Any = torch.compile(net, backend="abc", fullgraph=True, options={"M": 2, "N": 2, "then": "aot_eager"})
-    q = abcfx.calibrate(abcfx.quantize_model(net), [images])
+    q = abcfx.calibrate(abcfx.quantize_model(net), [images], correct=False)
     got, want = gradients(compiled, images), gradients(q, images)
     for name, grad in got.items():
         assert relative_error(grad, want[name]) <= 1e-5, name

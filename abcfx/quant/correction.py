@@ -1,0 +1,49 @@
+"""Output correction: per output channel, the affine map that undoes what quantization does to a layer's statistics.
+
+Quantized weights and activations are least-squares fits, so their products are too small and off center; after a few
+layers the activations no longer meet the batch norms, biases and levels that were made for them. For the exact output y
+and the quantized output z of one channel, with means m, deviations σ and correlation ρ over calibration data,
+
+    ŷ = g·z + h        g = √ρ · σ_y / σ_z        h = m_y - g·m_z
+
+g lies (geometrically) halfway between the least-squares gain ρ·σ_y/σ_z, which shrinks the signal again in every layer,
+and σ_y/σ_z, which keeps the variance but amplifies the quantization noise. Bias correction alone (g = 1) is Nagel 2019.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEAST_CORRELATION = 0.25  # outputs less alike than this are noise, or rows that do not belong together
+LEAST_ROWS = 64  # fewer say too little: the gain would be off by 1/√64 and more
+
+
+class OutputMoments:
+    """Running moments of pairs (exact, quantized) of outputs, one row per sample: f64[5, channels]."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.sums: Tensor | None = None
+
+    def add(self, exact: Tensor, quantized: Tensor) -> None:
+        """Take rows of f[r, channels]; row i of one belongs to row i of the other."""
+        y, z = exact.detach().double(), quantized.detach().double()
+        sums = torch.stack([y.sum(0), z.sum(0), (y * y).sum(0), (z * z).sum(0), (y * z).sum(0)])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.rows += len(y)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(g, h) f32[channels] of ŷ = g·z + h; g = 1 where a channel is constant, the identity after too few rows."""
+        if self.sums is None:
+            raise ValueError("no outputs were seen")
+        mean_y, mean_z, power_y, power_z, product = self.sums / self.rows
+        variance_y, variance_z = power_y - mean_y.square(), power_z - mean_z.square()
+        # what is left of the variance of a constant is rounding, 1e-12 of its power at most
+        varies = (variance_y > 1e-12 * power_y) & (variance_z > 1e-12 * power_z)
+        variance_y, variance_z = torch.where(varies, variance_y, 1.0), torch.where(varies, variance_z, 1.0)
+        correlation = (product - mean_y * mean_z) / (variance_y * variance_z).sqrt()
+        gain = (correlation.clamp(LEAST_CORRELATION, 1.0) * variance_y / variance_z).sqrt()
+        gain = torch.where(varies & (self.rows >= LEAST_ROWS), gain, 1.0)
+        shift = (mean_y - gain * mean_z) * (self.rows >= LEAST_ROWS)
+        return gain.to(torch.float32), shift.to(torch.float32)
