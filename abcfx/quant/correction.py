@@ -20,24 +20,35 @@ LEAST_ROWS = 64  # fewer say too little: the gain would be off by 1/√64 and mo
 
 
 class OutputMoments:
-    """Running moments of pairs (exact, quantized) of outputs, one row per sample: f64[5, channels]."""
+    """Running moments of pairs (exact, quantized) of outputs, one row per sample, weighted: f64[5, channels].
+
+    A row with mean squared error e counts for 1/(1 + e/ē), ē the median of its batch. In a transformer a few tokens
+    carry activations a hundred times larger than the others; unweighted, their error would decide for all the rest.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.weight = 0.0
         self.sums: Tensor | None = None
 
     def add(self, exact: Tensor, quantized: Tensor) -> None:
         """Take rows of f[r, channels]; row i of one belongs to row i of the other."""
+        if not len(exact):
+            return
         y, z = exact.detach().double(), quantized.detach().double()
-        sums = torch.stack([y.sum(0), z.sum(0), (y * y).sum(0), (z * z).sum(0), (y * z).sum(0)])
+        error = (y - z).square().mean(-1, keepdim=True)
+        floor = y.square().mean() * 1e-12 + 1e-300  # rows without error count fully, also when most have none
+        weight = 1 / (1 + error / error.median().clamp(min=floor))
+        sums = torch.stack([(weight * term).sum(0) for term in (y, z, y * y, z * z, y * z)])
         self.sums = sums if self.sums is None else self.sums + sums
+        self.weight += float(weight.sum())
         self.rows += len(y)
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """(g, h) f32[channels] of ŷ = g·z + h; g = 1 where a channel is constant, the identity after too few rows."""
         if self.sums is None:
             raise ValueError("no outputs were seen")
-        mean_y, mean_z, power_y, power_z, product = self.sums / self.rows
+        mean_y, mean_z, power_y, power_z, product = self.sums / self.weight
         variance_y, variance_z = power_y - mean_y.square(), power_z - mean_z.square()
         # what is left of the variance of a constant is rounding, 1e-12 of its power at most
         varies = (variance_y > 1e-12 * power_y) & (variance_z > 1e-12 * power_z)
