@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,9 +67,11 @@ class Steps:
         """`total` ticks, or a bar that only moves."""
         task = self._progress.add_task(name, total=total, result="")
         step = Step(self._progress, task)
+        start = time.perf_counter()
         yield step
         record = self._progress.tasks[task]
         done = record.total or 1
         self._progress.update(task, total=done, completed=done)
         if not self._console.is_terminal:
-            self._console.print(f"{name}: {step.result or 'done'}", highlight=False)
+            seconds = time.perf_counter() - start
+            self._console.print(f"{name}: {step.result or 'done'} ({seconds:.1f} s)", highlight=False)

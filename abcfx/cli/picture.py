@@ -103,7 +103,7 @@ def _speed(axes: Axes, points: list[Point], results: Results) -> None:
     for point, race, x in zip(points, races, products, strict=True):
         _label(axes, point, x, race.ratio, below=False)
     axes.axhline(1, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), label="compiled float")
-    axes.set_ylim(0, 1.16 * max(1.0, *(race.high for race in races)))
+    axes.set_ylim(0, 1.16 * max(1.5, *(race.high for race in races)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.set_title(f"Speed against compiled float, {results.setup['threads']}", loc="left", fontsize=11)
     axes.legend(loc="upper right", frameon=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,10 +11,12 @@ from torch.nn import functional as F
 
 from abcfx.data import Dataset
 
+SHORTEST_CYCLE = 10  # steps that a one-cycle schedule needs to have a rise and a fall
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """epochs over `images` training images (None: all), with Adam and a one-cycle learning rate.
+    """`epochs` over the training images with AdamW and a one-cycle learning rate.
 
     autocast   bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
     """
@@ -31,17 +32,6 @@ class Recipe:
 
     def steps(self, images: int) -> int:
         return max(1, round(self.epochs * images / self.batch))
-
-    def schedule(self, steps: int) -> Callable[[int], float]:
-        """Share of the learning rate at each step: a linear rise over `warmup` of the way, then half a cosine to 0."""
-        rise = max(1, round(self.warmup * steps))
-
-        def share(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return 0.5 + 0.5 * math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise))
-
-        return share
 
 
 def accuracy(model: Callable[[Tensor], Tensor], data: Dataset, tick: Callable[[], None] = lambda: None) -> float:
@@ -109,7 +99,9 @@ def train(
         [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.schedule(steps))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=max(steps + 1, SHORTEST_CYCLE), pct_start=recipe.warmup
+    )
     model.train()
     try:
         for _ in range(steps):

@@ -112,14 +112,6 @@ def test_a_picture_of_a_single_point(tmp_path: Path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_the_learning_rate_rises_then_falls_to_nearly_nothing():
-    share = [Recipe(1, 1).schedule(40)(step) for step in range(40)]
-    assert share.index(max(share)) == 9
-    assert max(share) == 1
-    assert share[-1] < 0.01
-    assert Recipe(1, 1).schedule(1)(0) == 1
-
-
 def test_augmentation_shifts_and_mirrors_but_never_mixes_images():
     images = torch.arange(1, 5).view(4, 1, 1, 1).expand(4, 1, 8, 8).float()
     out = augment(images, Recipe(1, 1), torch.Generator().manual_seed(0))
