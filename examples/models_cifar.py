@@ -15,7 +15,7 @@ from torch.nn import functional as F
 class BasicBlock(nn.Module):
     """y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x))
 
-    The shortcut is the identity; where the block halves the image it takes every other pixel and adds channels of zeros.
+    The shortcut is the identity; where the block halves the image it takes every other pixel and adds zero channels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -69,7 +69,9 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give a file saved by torch.save that holds the model's state_dict")
+        raise FileNotFoundError(
+            f"{path} does not exist: give a file saved by torch.save that holds the model's state_dict"
+        )
     stored = torch.load(path, map_location="cpu", weights_only=True)
     state = stored.get("state_dict", stored)
     try:
