@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from abcfx.config import Config
@@ -61,7 +62,8 @@ def quantize_model(
             overrides or {},
             first_last_float,  # type: ignore[arg-type]
         )
-    return _quantize(copy.deepcopy(model), config, filter_fn)
+    with torch.inference_mode(False):  # a copy made of inference tensors could neither be trained nor watched for edits
+        return _quantize(copy.deepcopy(model), config, filter_fn)
 
 
 def quantize_(model: nn.Module, config: Config | None = None, filter_fn: FilterFn | None = None) -> None:

@@ -45,15 +45,12 @@ def main() -> int:
         return 2
     if x.dim() == 4:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    show(
-        arguments.model,
-        x,
-        [(p, compare(model, x, p, arguments.seconds)) for p in track(plans, "timing", transient=True)],
-    )
+    # drawn by a thread of its own, the bar would disturb the timing
+    bar = track(plans, "timing", transient=True, auto_refresh=False)
+    show(arguments.model, x, [(plan, compare(model, x, plan, arguments.seconds)) for plan in bar])
     return 0
 
 
-@torch.inference_mode()
 def compare(model: nn.Module, x: torch.Tensor, plan: abcfx.LayerPlan, seconds: float) -> Race:
     torch._dynamo.reset()
     quantized = abcfx.calibrate(
@@ -62,9 +59,10 @@ def compare(model: nn.Module, x: torch.Tensor, plan: abcfx.LayerPlan, seconds: f
     rival, ours = torch.compile(model), torch.compile(quantized, backend="abc")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for _ in range(3):
-            rival(x), ours(x)
-    return race(lambda: rival(x), lambda: ours(x), x.shape[0], seconds)
+        with torch.inference_mode():
+            for _ in range(3):
+                rival(x), ours(x)
+            return race(lambda: rival(x), lambda: ours(x), x.shape[0], seconds)
 
 
 def show(name: str, x: torch.Tensor, races: list[tuple[abcfx.LayerPlan, Race]]) -> None:

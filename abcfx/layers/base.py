@@ -65,7 +65,8 @@ class ABCLayer(nn.Module):
         """Take (or drop) the output correction ŷ = g·y + h, f32[channels] each (abcfx/correction.py)."""
         for name, value in (("output_gain", gain), ("output_shift", shift)):
             self.__dict__.pop(name, None)
-            self.register_buffer(name, None if value is None else value.to(self.activation_scale))
+            with torch.inference_mode(False):  # else it could not be used in training later
+                self.register_buffer(name, None if value is None else value.clone().to(self.activation_scale))
 
     def correct(self, output: Tensor) -> Tensor:
         """ŷ = g·y + h per channel; y itself where there is no correction."""

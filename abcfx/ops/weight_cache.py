@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
+from abcfx.ops.kernel_linear import weight_signs
 from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
 
 
@@ -100,9 +101,7 @@ def _forget(tensors: Iterable[Tensor]) -> None:
 
 
 def _look_up(weight: Tensor, key: tuple, make: Any) -> Any:
-    # A view (a transposed weight) is a new object at each call: what is kept hangs on the tensor it looks at.
-    owner = weight._base if weight._is_view() and weight._base is not None else weight
-    key = (*key, weight.storage_offset(), weight.shape, weight.stride(), weight.dtype)
+    owner, key = _owner(weight), (*key, *_layout(weight))
     with _lock:
         entries = _kept.get(owner)
         if entries is not None and key in entries and _is_current(owner, entries[key].version):
@@ -117,6 +116,15 @@ def _look_up(weight: Tensor, key: tuple, make: Any) -> Any:
         return value
 
 
+def _owner(weight: Tensor) -> Tensor:
+    """A view (a transposed weight) is a new object at each call: what is kept hangs on the tensor it looks at."""
+    return weight._base if weight._is_view() and weight._base is not None else weight
+
+
+def _layout(weight: Tensor) -> tuple:
+    return weight.storage_offset(), weight.shape, weight.stride(), weight.dtype
+
+
 def _is_current(owner: Tensor, version: int | Tensor) -> bool:
     if owner.is_inference():
         return isinstance(version, Tensor) and torch.equal(version, owner)
@@ -129,8 +137,7 @@ def fitted(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.
     Adopted ones if the weight still equals them, else a new fit.
     """
     flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
-    owner = weight._base if weight._is_view() and weight._base is not None else weight
-    adopted = _adopted.get(owner, {}).get((recipe, weight.shape))
+    adopted = _adopted.get(_owner(weight), {}).get((recipe, weight.shape))
     if adopted is not None:
         same = dequantize_bases(*adopted).view(flat.shape).to(weight.dtype)
         if torch.equal(same, flat.to(weight.dtype)):
@@ -151,9 +158,8 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
     with torch.no_grad():
         exact = dequantize_bases(bases, scales).view(shape)
         weight.copy_(unflatten_weight(exact, weight.shape, recipe.transposed, recipe.groups))
-    owner = weight._base if weight._is_view() and weight._base is not None else weight
     with _lock:
-        _adopted.setdefault(owner, {})[recipe, weight.shape] = (bases, scales)
+        _adopted.setdefault(_owner(weight), {})[recipe, weight.shape] = (bases, scales)
 
 
 def _pack(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
@@ -164,7 +170,15 @@ def _pack(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
 
 
 def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
-    bases, scales, shape = fitted(weight, recipe)
+    owner = _owner(weight)
+    kept = _kept.get(owner, {}).get(("packed", recipe, *_layout(weight)))
+    if kept is not None and _is_current(owner, kept.version):  # a training step packs first: one fit serves both
+        shape = flatten_weight(weight.detach(), recipe.transposed, recipe.groups).shape
+        outputs, taps, channels = shape
+        signs = weight_signs(kept.value.bits, outputs // recipe.groups, taps, channels)
+        bases, scales = signs.reshape(-1, outputs, taps * channels), kept.value.alpha
+    else:
+        bases, scales, shape = fitted(weight, recipe)
     flat = dequantize_bases(bases, scales).view(shape)
     return unflatten_weight(flat, weight.shape, recipe.transposed, recipe.groups).to(weight.dtype).contiguous()
 

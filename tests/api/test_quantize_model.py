@@ -224,3 +224,11 @@ def test_backbone_in_a_transformer_encoder_is_not_bypassed() -> None:
         assert not torch.allclose(out, model(x), rtol=1e-3)
     assert set(compare.errors) == {f"layers.{i}.linear{j}" for i in range(2) for j in (1, 2)}
     assert "opaque" in abcfx.plan_of(q).reasons["layers.0.self_attn"]
+
+
+def test_a_model_quantized_in_inference_mode_can_be_trained(net: Net, images: Tensor) -> None:
+    with torch.inference_mode():
+        q = quantized(net, images)
+        assert not any(tensor.is_inference() for tensor in [*q.parameters(), *q.buffers()])
+    q(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in q.parameters())

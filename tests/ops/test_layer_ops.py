@@ -11,6 +11,7 @@ from oracle import TOLERANCE, relative_error
 from torch import Tensor
 
 import abcfx  # noqa: F401  registers the ops
+from abcfx.ops import weight_cache
 from abcfx.quant import ste
 from abcfx.quant.activations import fit
 
@@ -126,3 +127,22 @@ def test_frozen_operands_get_no_gradient() -> None:
     out.sum().backward()
     assert weight.grad is not None
     assert x.grad is bias.grad is scale.grad is None
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("plan", PLANS, ids=IDS)
+def test_one_fit_serves_the_packed_and_the_dequantized_form(
+    plan: tuple, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = torch.randn(15, 70, 3, 2)
+    recipe = weight_cache.WeightRecipe(plan[0], plan[2], plan[4], groups=groups)
+    want = weight_cache.dequantized(weight.clone(), recipe)
+    fits = []
+    original = weight_cache.fit_bases
+    monkeypatch.setattr(weight_cache, "fit_bases", lambda *args: fits.append(args) or original(*args))
+    weight_cache.packed(weight, recipe)
+    assert torch.equal(weight_cache.dequantized(weight, recipe), want)
+    assert len(fits) == 1
+    weight.mul_(2)
+    assert relative_error(weight_cache.dequantized(weight, recipe), 2 * want) <= TOLERANCE
+    assert len(fits) == 2
