@@ -14,28 +14,49 @@ from abcfx.quant.cells import SortedRows
 
 # Step of the uniform quantizer with 2^p levels that has least squared error on N(0,1): Max 1960, table II, continued.
 GAUSSIAN_STEP = (1.5958, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308)
-ITERATIONS = 20  # nearly all channels stop earlier; what is left moves the error by less than a thousandth
-RANK_TOLERANCE = 1e-10  # see weights.py
+# Starts in units of that step: heavy tails want wider ones, up to many times wider where there are many levels.
+WIDER = (0.8, 1.0, 1.25, 1.6, 2.1, 3.0, 4.5, 8.0)
+# At most so many alternations by count of bases. Few bases stop by themselves. Many would go on for hundreds, each as
+# dear as all those of two bases, for 1 or 2 % less error on normal weights and 4 % on Laplacian ones.
+ITERATIONS = (0, 60, 60, 30, 15, 8, 6, 6)
+# Eigenvalues of BᵀB / k are 0 or at least about 1/k; f64 rounding leaves 1e-15 where 0 is meant.
+RANK_TOLERANCE = 1e-10
 
 
 def fit_alternating(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
-    """Bases and scales by alternating minimization: f32[o, k] → (int8[p, o, k], f32[p, o]), scales descending and ≥ 0.
+    """Bases and scales by alternating minimization: f32[o, k] → (int8[p, o, k], f32[p, o]).
 
-    For each count p = 1 … weight_bases two starts compete per channel: uniform planes (α_p ∝ 2^p), and the solution
+    For each count p = 2 … weight_bases two starts compete per channel: uniform planes (α_p ∝ 2^p), and the solution
     with one basis less, extended by a basis on its residual. The second makes the error fall with every basis.
     Source: Xu et al. 2018, "Alternating multi-bit quantization", with the search tree replaced by sorted intervals.
     """
     rows = SortedRows.of(w)
     power = w.double().square().sum(-1)
     rms = (power / w.shape[-1]).sqrt()
-    scales = rms.new_zeros(w.shape[0], 0)
-    for count in range(1, weight_bases + 1):
-        uniform = GAUSSIAN_STEP[count - 1] / 2 * rms[:, None] * 2.0 ** torch.arange(count, device=w.device)
+    scales = w.double().abs().mean(-1, keepdim=True)  # the best scale of one basis, whose signs are those of w
+    for count in range(2, weight_bases + 1):
+        uniform = _uniform_start(rows, rms, count)
         extended = torch.cat([scales, _residual_scale(rows, scales)], -1)
         (one, gain_one), (two, gain_two) = _alternate(rows, uniform), _alternate(rows, extended)
         scales = torch.where((gain_one >= gain_two)[:, None], one, two)
     scales = scales.abs().sort(-1, descending=True).values
-    return nearest_bases(w, scales), scales.T.to(torch.float32)
+    levels, order = _levels(scales)
+    fitted, _ = _solve(rows, order, rows.bounds(_edges(levels)))
+    return nearest_bases(w, scales), fitted.T.to(torch.float32)
+
+
+def _uniform_start(rows: SortedRows, rms: Tensor, count: int) -> Tensor:
+    """Scales Δ·2^p/2 of uniform planes, f64[o, p], with the best Δ of a few for each row."""
+    planes = 2.0 ** torch.arange(count, dtype=rms.dtype, device=rms.device) / 2
+    best, least = rms.new_zeros(len(rms), count), torch.full_like(rms, torch.inf)
+    for factor in WIDER:
+        scales = factor * GAUSSIAN_STEP[count - 1] * rms[:, None] * planes
+        levels, _ = _levels(scales)
+        counts, sums = rows.cells(rows.bounds(_edges(levels)))
+        error = (levels * (counts * levels - 2 * sums)).sum(-1)
+        best = torch.where((error < least)[:, None], scales, best)
+        least = torch.minimum(error, least)
+    return best
 
 
 def nearest_bases(w: Tensor, scales: Tensor) -> Tensor:
@@ -49,17 +70,21 @@ def nearest_bases(w: Tensor, scales: Tensor) -> Tensor:
     return bases.mul_(2).sub_(1)
 
 
+def solve_scales(gram: Tensor, moment: Tensor) -> Tensor:
+    """The α of least norm that solves (BᵀB) α = Bᵀw: f64[o, p, p], f64[o, p, 1] → f64[o, p]."""
+    return (torch.linalg.pinv(gram, rtol=RANK_TOLERANCE, hermitian=True) @ moment).squeeze(-1)
+
+
 def _levels(scales: Tensor) -> tuple[Tensor, Tensor]:
     """All Σ_p ±α_p, ascending, and their codes: f64[o, p] → (f64[o, 2^p], i64[o, 2^p]); bit p set means +α_p."""
-    levels, order = (scales @ _code_signs(scales).T).sort(-1)
+    levels, order = (scales @ _code_signs(scales.shape[-1], scales).T).sort(-1)
     return levels, order
 
 
-def _code_signs(scales: Tensor) -> Tensor:
-    """±1 f64[2^p, p]: row `code`, column p is +1 iff bit p of the code is set."""
-    bases = scales.shape[-1]
-    codes = torch.arange(1 << bases, device=scales.device).unsqueeze(-1)
-    return (codes >> torch.arange(bases, device=scales.device) & 1).to(scales.dtype) * 2 - 1
+def _code_signs(bases: int, like: Tensor) -> Tensor:
+    """±1 [2^p, p] in the dtype and on the device of `like`: row `code`, column p is +1 iff bit p of the code is set."""
+    codes = torch.arange(1 << bases, device=like.device).unsqueeze(-1)
+    return (codes >> torch.arange(bases, device=like.device) & 1).to(like.dtype) * 2 - 1
 
 
 def _edges(levels: Tensor) -> Tensor:
@@ -67,23 +92,29 @@ def _edges(levels: Tensor) -> Tensor:
 
 
 def _alternate(rows: SortedRows, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Alternate from f64[o, p] until no code changes → (scales, the part bᵀα of ‖w‖² that they explain, f64[o])."""
-    signs, previous = _code_signs(scales), None
-    gain = scales.new_zeros(scales.shape[0])
-    for _ in range(ITERATIONS):
+    """Alternate from f64[o, p] until no code changes → (scales, the part of ‖w‖² that they explain, f64[o])."""
+    gain, previous = scales.new_zeros(scales.shape[0]), None
+    for _ in range(ITERATIONS[scales.shape[-1] - 1]):
         levels, order = _levels(scales)
         bounds = rows.bounds(_edges(levels))
         if previous is not None and torch.equal(bounds, previous):
             break
         previous = bounds
-        counts, sums = rows.cells(bounds)
-        codes = signs[order]  # [o, 2^p, p]
-        gram = codes.mT @ (counts.unsqueeze(-1) * codes)
-        moment = codes.mT @ sums.unsqueeze(-1)
-        solved = torch.linalg.pinv(gram, rtol=RANK_TOLERANCE, hermitian=True) @ moment
-        gain = (moment * solved).sum((-2, -1))
-        scales = solved.squeeze(-1)
+        scales, gain = _solve(rows, order, bounds)
     return scales, gain
+
+
+def _solve(rows: SortedRows, order: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
+    """Least-squares scales where the weights between `bounds` have the codes `order` i64[o, 2^p].
+
+    →   α f64[o, p], and what it explains of ‖w‖²: bᵀα f64[o] with b = Bᵀw
+    """
+    counts, sums = rows.cells(bounds)
+    codes = _code_signs(order.shape[-1].bit_length() - 1, rows.prefix)[order]  # [o, 2^p, p]
+    gram = codes.mT @ (counts.unsqueeze(-1) * codes)
+    moment = codes.mT @ sums.unsqueeze(-1)
+    solved = solve_scales(gram, moment)
+    return solved, (moment.squeeze(-1) * solved).sum(-1)
 
 
 def _residual_scale(rows: SortedRows, scales: Tensor) -> Tensor:

@@ -7,9 +7,13 @@ from torch import Tensor
 
 from abcfx.quant.cells import SortedRows
 
-STARTS = 16  # geometric clipping widths on each side; neighbours differ by 1.4: the same basin of the alternation
+STARTS = 16  # geometric clipping widths on each side; neighbours differ by 1.4
 KEPT = 8  # starts that are followed to the end, after a look at all of them
 ITERATIONS = 100
+# With many levels the alternation hardly moves the ends of the range, so they are searched again around the best line:
+# widths within these decimal orders of magnitude, NEIGHBORS on each side
+ZOOMS = (0.12, 0.02)
+NEIGHBORS = 9
 
 
 def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
@@ -18,7 +22,8 @@ def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
     minimize over Δ, o   Σ (x - Δ·k(x) - o)²,   k(x) = the nearest code
 
     For fixed codes that is a line fitted through (k, x); for fixed Δ and o the codes are intervals of the sorted
-    samples. Both steps lower the error; they alternate from many clipping ranges at once, and the best is kept.
+    samples. Both steps lower the error; they alternate from many clipping ranges at once, and the best is kept, so the
+    result is never worse than levels over the full range.
     Non-negative samples keep o = 0, since after ReLU zero is the commonest value and must stay exact; unless all of
     them are more than a standard deviation away from zero, where such levels would be spent on nothing.
     """
@@ -27,24 +32,33 @@ def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
     if low == high:  # levels from 0 to the one value seen, exact for both
         return torch.tensor([(abs(low) or 1.0) / top]).double(), torch.tensor([min(low, 0.0)]).double()
     anchored = 0 <= low <= float(rows.values.double().std(correction=0))
-    ranges = _ranges(rows, 0.0 if anchored else float(rows.values[len(rows.values) // 2]), anchored)
-    lines = torch.stack([(ranges[:, 1] - ranges[:, 0]) / top, ranges[:, 0]], -1)
-    lines, error = _alternate(rows, lines, top, anchored, 2)
-    lines, error = _alternate(rows, lines[error.argsort(stable=True)[:KEPT]], top, anchored, ITERATIONS)
-    best = lines[error.argmin()]
+    center = 0.0 if anchored else float(rows.values[len(rows.values) // 2])
+    values = rows.values.double()
+    widths = (values - center).square().mean().sqrt() * torch.logspace(-0.4, 1.8, STARTS, dtype=torch.float64)
+    above = torch.cat([widths, values[-1:] - center]).clamp(max=high - center).unique()
+    below = torch.cat([widths, center - values[:1]]).clamp(max=center - low).unique()
+    best, error = _search(rows, center, below, above, top, anchored)
+    for zoom in ZOOMS:
+        factors = torch.logspace(-zoom, zoom, NEIGHBORS, dtype=torch.float64)
+        center = best[1] + (0 if anchored else best[0] * top / 2)
+        below, above = factors * (center - best[1]), factors * (best[1] + best[0] * top - center)
+        found, found_error = _search(rows, center, below, above, top, anchored)
+        if found_error < error:
+            best, error = found, found_error
     return best[:1], best[1:]
 
 
-def _ranges(rows: SortedRows, center: float, anchored: bool) -> Tensor:
-    """Clipping ranges around the center to start from, f64[starts, 2]: 0.4 to 64 deviations and the full range."""
-    values = rows.values.double()
-    widths = (values - center).square().mean().sqrt() * torch.logspace(-0.4, 1.8, STARTS, dtype=torch.float64)
-    above = torch.cat([widths, values[-1:] - center]).clamp(max=float(values[-1]) - center).unique()
-    if anchored:
-        return torch.stack([torch.zeros_like(above), above], -1)
-    below = torch.cat([widths, center - values[:1]]).clamp(max=center - float(values[0])).unique()
-    ranges = torch.cartesian_prod(center - below, center + above)
-    return ranges[ranges[:, 0] < ranges[:, 1]]
+def _search(
+    rows: SortedRows, center: Tensor | float, below: Tensor, above: Tensor, top: int, anchored: bool
+) -> tuple[Tensor, Tensor]:
+    """The best line f64[2] found from the clipping ranges [center - below, center + above], and its error less Σx²."""
+    ranges = torch.cartesian_prod(center - (below[:1] * 0 if anchored else below), center + above)
+    ranges = ranges[ranges[:, 0] < ranges[:, 1]]
+    lines = torch.stack([(ranges[:, 1] - ranges[:, 0]) / top, ranges[:, 0]], -1)
+    lines, error = _alternate(rows, lines, top, anchored, 2)
+    lines, error = _alternate(rows, lines[error.argsort(stable=True)[:KEPT]], top, anchored, ITERATIONS)
+    best = error.argmin()
+    return lines[best], error[best]
 
 
 def _alternate(rows: SortedRows, lines: Tensor, top: int, anchored: bool, iterations: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from abcfx.quant.alternating import fit_alternating
+from abcfx.quant.alternating import fit_alternating, solve_scales
 from abcfx.quant.cells import require_finite
 
 CHUNK = 1 << 22  # weights fitted at once: bounds the scratch memory to some 200 MB whatever the layer
@@ -109,11 +109,7 @@ def fit_scales(w: Tensor, bases: Tensor) -> Tensor:
     planes = bases.to(torch.float32).transpose(0, 1)  # [o, p, k]
     gram = (planes @ planes.mT).double() / w.shape[-1]
     moment = (planes @ w.unsqueeze(-1)).double() / w.shape[-1]
-    return (torch.linalg.pinv(gram, rtol=RANK_TOLERANCE, hermitian=True) @ moment).squeeze(-1).T.to(torch.float32)
-
-
-# Eigenvalues of BᵀB / k are 0 or at least about 1/k; f64 rounding leaves 1e-15 where 0 is meant.
-RANK_TOLERANCE = 1e-10
+    return solve_scales(gram, moment).T.to(torch.float32)
 
 
 def _fit_rows(w: Tensor, weight_bases: int, basis: str) -> tuple[Tensor, Tensor]:

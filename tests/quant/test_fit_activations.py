@@ -67,6 +67,20 @@ def test_coded_fit_reaches_the_optimum_on_normal_samples(bases, optimum):
     assert error(torch.randn(200_000), bases, "coded") == pytest.approx(optimum, rel=0.02)
 
 
+@pytest.mark.parametrize("bases", [1, 3, 5, 6, 7, 8])
+@pytest.mark.parametrize("kind", ["normal", "relu"])
+def test_no_step_of_a_fine_grid_is_better(bases, kind):
+    """300 symmetric (or, after ReLU, anchored) quantizers with steps up to twice the fitted one, 0.7 % apart."""
+    x = torch.randn(30_000).relu() if kind == "relu" else torch.randn(30_000)
+    scale, shift = fit(x, bases, "coded")
+    fitted = (x - quantize(x, scale, shift, bases, "coded")).double().square().sum()
+    for factor in torch.linspace(0.01, 2, 300):
+        step = factor * scale
+        start = 0 * step if kind == "relu" else -step * (2**bases - 1) / 2
+        tried = (x - quantize(x, step, start, bases, "coded")).double().square().sum()
+        assert fitted <= tried * 1.001  # the last zoom moves in steps of 1 %, and the error is flat at its minimum
+
+
 @pytest.mark.parametrize(("bases", "optimum"), [(1, 0.3634), (2, 0.1902), (3, 0.1175), (4, 0.07994), (7, 0.03454)])
 def test_thermometer_fit_reaches_the_optimum_on_normal_samples(bases, optimum):
     """Best quantizers of N(0,1) with 2, 3, 4, 5 and 8 free levels: Max 1960, table I. They are symmetric, so the tie of
