@@ -15,6 +15,7 @@ from abcfx.calibrate import calibrate, calibration  # noqa: E402
 from abcfx.config import Config  # noqa: E402
 from abcfx.layers import NotCalibratedError  # noqa: E402
 from abcfx.ops.weight_cache import invalidate  # noqa: E402
+from abcfx.packed import load_packed, save_packed  # noqa: E402
 from abcfx.plan import LayerPlan, Plan  # noqa: E402
 from abcfx.summary import summary  # noqa: E402
 
@@ -27,8 +28,10 @@ __all__ = [
     "calibrate",
     "calibration",
     "invalidate",
+    "load_packed",
     "plan_of",
     "quantize_",
     "quantize_model",
+    "save_packed",
     "summary",
 ]

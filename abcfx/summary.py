@@ -26,7 +26,8 @@ from abcfx.sites import module_sites
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-LEVELS = ("activation_scale", "activation_shift")
+# what quantization adds to a layer: activation levels, and the output correction if calibration fitted one
+ADDED = ("activation_scale", "activation_shift", "output_gain", "output_shift")
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class _Bytes:
     def others(self, model: nn.Module) -> int:
         """What no row has counted: batch norm, embeddings, buffers."""
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        return self(*(tensor for name, tensor in tensors if name.rpartition(".")[2] not in LEVELS))
+        return self(*(tensor for name, tensor in tensors if name.rpartition(".")[2] not in ADDED))
 
 
 def _rows(model: nn.Module, seen: Mapping[int, _Seen], bytes_of: _Bytes) -> Iterator[LayerSummary]:
@@ -285,7 +286,7 @@ def _quantized_row(
         binary_macs=None if macs is None else macs * products if runs == "binary" else 0,
         float_macs=None if macs is None else 0 if runs == "binary" else macs,
         float_bytes=own + rest,
-        packed_bytes=stored + rest + bytes_of(*(getattr(layer, name) for name in LEVELS)),
+        packed_bytes=stored + rest + bytes_of(*(getattr(layer, name) for name in ADDED)),
     )
 
 

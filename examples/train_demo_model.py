@@ -4,7 +4,8 @@
 
 FOLDER holds the four official idx files. Writes abcfx/data/demo_model.npz (f16, 2.3 MB) and prints the accuracy on
 the 10,000 test images before and after the rounding to f16. No test image is used for training or for choosing
-anything. About ten minutes on two cores with bfloat16 arithmetic.
+anything. Ten to fifteen minutes on two idle cores with bfloat16 arithmetic; the file in the package came from this
+script with its defaults and has 93.48 %.
 """
 
 import argparse

@@ -29,7 +29,7 @@ SWEEP = ((1, 1), (1, 2), (2, 2), (2, 3), (3, 3))
 CALIBRATION_IMAGES = 512
 # CIFAR-10 has no shipped weights: its float model is trained here, for under a minute on two cores
 CIFAR_RECIPE = Recipe(epochs=1.0, learning_rate=4e-3, weight_decay=0.02, batch=96, autocast=True)
-TUNING = Recipe(epochs=1.0, learning_rate=3e-4, batch=100)
+TUNING_IMAGES, TUNING_RATE, TUNING_BATCH = 6000, 3e-4, 100
 QUICK_IMAGES = 250
 
 
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--M", type=int, default=2, help=f"weight bases, {bases}")
     parser.add_argument("--N", type=int, default=2, help=f"activation bases, {bases}")
-    parser.add_argument("--epochs", type=float, default=TUNING.epochs, help="length of the fine-tuning, 0 for none (1)")
+    parser.add_argument("--epochs", type=float, help="length of the fine-tuning, 0 for none (enough for 6000 images)")
+    parser.add_argument("--images", type=positive, default=2000, help="test images to use, if there are so many (2000)")
     parser.add_argument("--batch", type=positive, default=32, help="the larger batch size to time, beside 1 (32)")
     parser.add_argument("--threads", type=positive, help="threads of PyTorch (as it has them)")
     parser.add_argument("--seed", type=int, default=0, help="of training and of its shuffling (0)")
@@ -61,8 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     with usage_errors():
         data = load(arguments.data)
         arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.quick:
-        data = data.first(QUICK_IMAGES)
+    data = data.first(min(arguments.images, QUICK_IMAGES) if arguments.quick else arguments.images)
+    if arguments.epochs is None:
+        arguments.epochs = TUNING_IMAGES / len(data.train_y)
     results = Results(data.name, len(data.test_y), arguments.M, arguments.N, setup=_setup(arguments))
     console, code = Console(), 0
     try:
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     with usage_errors():
         abcfx.LayerPlan(arguments.M, arguments.N)
-    if not 0 <= arguments.epochs <= 1000:
+    if not 0 <= (arguments.epochs or 0) <= 1000:
         raise UsageError(f"--epochs must be from 0 to 1000, got {arguments.epochs:g}")
 
 
@@ -100,19 +102,19 @@ def _show(results: Results, out: Path, console: Console) -> None:
     console.print(results.table())
     if results.points:
         console.print(results.points_table())
+    results.note_disturbed_races()
     setup = results.setup
     console.print(f"[dim]torch {setup['torch']}, kernels {setup['kernels']}, {setup['threads']}, seed {setup['seed']}")
     for note in results.notes:
         console.print(note, style="yellow")
-    written = ["results.json", "model.pt", "model.abc"]
-    results.save(out / written[0])
+    written = ["results.json", *(("model.pt", "model.abc") if results.packed_bytes else ())]
+    results.save(out / "results.json")
     if results.points:
         from abcfx.cli.picture import draw  # matplotlib takes a second to import
 
         draw(results, out / "results.png")
         written.append("results.png")
-    names = ", ".join(name for name in written if (out / name).exists())
-    console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
+    console.print(f"written to {out}: {', '.join(written)}", highlight=False, soft_wrap=True)
 
 
 class Demo:
@@ -163,7 +165,7 @@ class Demo:
         if self.arguments.quick or not self.arguments.epochs:
             return quantized
         tuned = copy.deepcopy(quantized)
-        recipe = Recipe(self.arguments.epochs, TUNING.learning_rate, TUNING.batch)
+        recipe = Recipe(self.arguments.epochs, TUNING_RATE, batch=TUNING_BATCH)
         self._train("fine-tuning", tuned, recipe, teacher=self.float_model)
         self.results.tuned_accuracy = self._accuracy("fine-tuned", tuned)
         return tuned

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from abcfx.cli.timing import Race
 from abcfx.cli.units import milliseconds, size
+
+DISTURBED = 2.0  # on a quiet machine the middle 80 % of the ratios stay within a few percent of each other
 
 
 @dataclass
@@ -46,26 +49,26 @@ class Results:
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
-    def table(self) -> Table:
+    def note_disturbed_races(self) -> None:
+        """Say so in one line if the rounds of a race differ too much to be trusted."""
+        races = [*self.races, *(point.race for point in self.points if point.race)]
+        if any(race.high > DISTURBED * race.low for race in races):
+            self.notes.append("Something else kept the processor busy while timing: the wide ranges say how much.")
+
+    def table(self) -> Group:
         """Float on the left, quantized beside it, the comparison at the end; rows not reached are left out."""
-        table = Table(
-            title=f"{self.data}, {self.images} test images", title_style="bold", title_justify="left",
-            box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1),
-        )  # fmt: skip
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1))
         table.add_column("", no_wrap=True)
         table.add_column("float", justify="right", no_wrap=True)
         table.add_column(f"M={self.M}, N={self.N}", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
         for row in (*self._accuracy_rows(), *self._size_rows(), *self._speed_rows()):
             table.add_row(*row)
-        return table
+        return Group(Text(f"{self.data}, {self.images} test images", "bold"), table)
 
-    def points_table(self) -> Table:
+    def points_table(self) -> Group:
         """The sweep over (M, N): what the picture shows."""
-        table = Table(
-            title="After calibration only, without training", title_style="bold", title_justify="left",
-            box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1),
-        )  # fmt: skip
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1))
         table.add_column("M×N", no_wrap=True)
         table.add_column("accuracy", justify="right", no_wrap=True)
         raced = [point.race for point in self.points if point.race]
@@ -74,7 +77,7 @@ class Results:
         for point in self.points:
             speed = [_speed(point.race)] if point.race else ["–"] if raced else []
             table.add_row(f"{point.M}×{point.N}", f"{point.accuracy:.1f} %", *speed)
-        return table
+        return Group(Text("After calibration only, without training", "bold"), table)
 
     def _accuracy_rows(self) -> list[tuple]:
         before, rows = self.float_accuracy, []

@@ -38,6 +38,7 @@ def test_each_command_has_help_with_an_example(command: str, capsys: pytest.Capt
         (["demo", "--M", "two"], "'two'"),
         (["demo", "--batch", "0"], "positive integer"),
         (["demo", "--threads", "-1"], "positive integer"),
+        (["demo", "--images", "0"], "positive integer"),
         (["demo", "--epochs", "-1"], "--epochs must be from 0 to 1000, got -1"),
         (["demo", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["summary"], "MODEL"),

@@ -83,6 +83,16 @@ def test_the_table_of_an_interrupted_demo():
     assert "size" not in text
 
 
+def test_a_disturbed_race_is_noted_once():
+    record = results()
+    record.note_disturbed_races()
+    assert record.notes == []
+    record.races += [Race(1, 1.0, 1.0, 1.0, 0.6, 1.4, 9), Race(2, 1.0, 1.0, 1.0, 0.2, 3.0, 9)]
+    record.note_disturbed_races()
+    assert len(record.notes) == 1
+    assert "kept the processor busy" in record.notes[0]
+
+
 def test_results_go_to_json(tmp_path: Path):
     results().save(tmp_path / "results.json")
     document = json.loads((tmp_path / "results.json").read_text())

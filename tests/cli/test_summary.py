@@ -74,6 +74,17 @@ def test_bytes_are_those_of_the_files(tmp_path: Path):
     assert summary.compression == pytest.approx(summary.float_bytes / summary.packed_bytes)
 
 
+def test_what_calibration_adds_counts_as_packed_only():
+    quantized = abcfx.quantize_model(net())
+    before = abcfx.summary(quantized)
+    abcfx.calibrate(quantized, [torch.randn(4, 3, 8, 8)], progress=False)
+    after = abcfx.summary(quantized)
+    assert after.float_bytes == before.float_bytes
+    assert after.other_bytes == before.other_bytes
+    # a gain and a shift for each output channel
+    assert after.packed_bytes - before.packed_bytes == 4 * 2 * (64 + 16)
+
+
 def test_first_and_last_stay_float_and_say_why():
     found = rows(abcfx.quantize_model(net()))
     assert (found["0"].runs, found["6"].runs) == ("float", "float")
