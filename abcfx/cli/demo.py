@@ -128,8 +128,9 @@ class Demo:
         arguments, results = self.arguments, self.results
         self.float_model = self._float_model()
         results.float_accuracy = self._accuracy("float accuracy", self.float_model)
-        quantized = self._quantized(arguments.M, arguments.N)
-        results.calibrated_accuracy = self._accuracy("quantized and calibrated", quantized)
+        with self.steps.step("quantizing and calibrating"):
+            quantized = self._quantized(arguments.M, arguments.N)
+        results.calibrated_accuracy = self._accuracy("quantized accuracy", quantized)
         tuned = self._tuned(quantized)
         self._sizes(tuned)
         timed = not arguments.quick and self._can_time()
@@ -167,7 +168,7 @@ class Demo:
         tuned = copy.deepcopy(quantized)
         recipe = Recipe(self.arguments.epochs, TUNING_RATE, batch=TUNING_BATCH)
         self._train("fine-tuning", tuned, recipe, teacher=self.float_model)
-        self.results.tuned_accuracy = self._accuracy("fine-tuned", tuned)
+        self.results.tuned_accuracy = self._accuracy("fine-tuned accuracy", tuned)
         return tuned
 
     def _sizes(self, quantized: nn.Module) -> None:
