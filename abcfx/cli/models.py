@@ -23,6 +23,7 @@ MODEL_HELP = (
 IMPORT_ERRORS = (ImportError, SyntaxError, RuntimeError, AttributeError, NameError, OSError, TypeError, ValueError)
 # what unpickling raises: on damaged files, on any other file, and on classes that are not there
 READ_ERRORS = (RuntimeError, EOFError, OSError, ImportError, AttributeError, LookupError, ValueError, struct.error)
+_TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int64": torch.int64}
 
 
@@ -47,6 +48,8 @@ def load_model(text: str, unsafe: bool = False) -> nn.Module:
 def _call(module_name: str, attribute: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` has it, so that a file in the working directory is found
+    if module_name.split(".")[0] in ("torchvision", "timm"):
+        _declare_torchvision_operators()
     try:
         value: Any = importlib.import_module(module_name)
     except IMPORT_ERRORS as error:
@@ -63,6 +66,16 @@ def _call(module_name: str, attribute: str) -> Any:
         return value()
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"{module_name}:{attribute}() failed: {one_line(error)}") from error
+
+
+def _declare_torchvision_operators() -> None:
+    """torchvision from PyPI cannot be imported beside a CPU build of torch: operators that it registers are not there.
+
+    Declared without an implementation they satisfy the import; no classification model calls them.
+    """
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            _TORCHVISION.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def _load_file(path: Path, unsafe: bool) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from types import ModuleType
 
@@ -48,3 +50,10 @@ def test_vision_transformer(optional: Callable[[str], ModuleType]) -> None:
     reasons = abcfx.plan_of(q).reasons
     assert "opaque" in reasons["encoder.layers.encoder_layer_0.self_attention"]
     compile_and_compare(q, lambda m: m(x))
+
+
+def test_the_command_line_loads_torchvision_models(optional: Callable[[str], ModuleType]) -> None:
+    optional("torchvision")
+    program = "from abcfx.cli.models import load_model; print(type(load_model('torchvision.models:resnet18')).__name__)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "ResNet", run.stderr
