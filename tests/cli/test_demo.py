@@ -117,6 +117,17 @@ def test_without_a_compiler_it_does_not_time(monkeypatch: pytest.MonkeyPatch):
     assert "C++ compiler" in shown.results.notes[-1]
 
 
+def test_fine_tuning_is_shortened_on_a_slow_machine(monkeypatch: pytest.MonkeyPatch):
+    shown, seconds = a_demo(), iter((100.0, 103.0, 200.0, 200.1))  # 1.5 s a step, then 0.05 s
+    shown.float_model = load_demo_model()
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(demo, "train", lambda *_, **__: None)
+    assert shown._affordable_epochs(shown.float_model) == pytest.approx(0.5)  # 30 of 60 steps in 45 s
+    assert shown.results.notes == ["Slow or busy machine: 30 of 60 fine-tuning steps were done."]
+    assert shown._affordable_epochs(shown.float_model) == 1
+    assert len(shown.results.notes) == 1
+
+
 def test_cifar_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     rng = np.random.default_rng(0)
     labels = np.arange(160) % 10
