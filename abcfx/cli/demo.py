@@ -29,7 +29,7 @@ HELP = "Quantize a float model on real images: accuracy, size and speed before a
 EXAMPLE = "python -m abcfx demo --M 3 --N 3 --out results"
 SWEEP = ((1, 1), (1, 2), (2, 2), (2, 3), (3, 3))
 CALIBRATION_IMAGES = 512
-# CIFAR-10 has no shipped weights: its float model is trained here, for under a minute on two cores
+# CIFAR-10 has no shipped weights: its float model is trained here, for an estimated minute on two idle cores
 CIFAR_RECIPE = Recipe(epochs=1.0, learning_rate=4e-3, weight_decay=0.02, batch=96, autocast=True)
 TUNING_IMAGES, TUNING_RATE, TUNING_BATCH = 6000, 3e-4, 100
 QUICK_IMAGES = 250
