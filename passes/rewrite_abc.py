@@ -32,6 +32,12 @@ class LevelInputs(NamedTuple):
     shift: Tensor
 
 
+def planned_layer(node: Node) -> tuple:
+    """The layer that a node computes, its plan and the nodes of its scale and shift; declines if it has no plan."""
+    plan, scale, shift = node.meta.get(PLAN) or decline("not in the plan")
+    return view(node), plan, scale, shift
+
+
 class QuantizedLinear(Rule):
     """aten.linear(x, w, bias)  →  abc.linear(x, w, bias, scale, shift, plan) at a planned site.
 
@@ -52,9 +58,7 @@ class QuantizedLinear(Rule):
     root = (aten.linear.default,)
 
     def match(self, node: Node) -> tuple:
-        layer = view(node)
-        plan, scale, shift = node.meta.get(PLAN) or decline("not in the plan")
-        return layer, plan, scale, shift
+        return planned_layer(node)
 
     def rewrite(self, b: Builder, layer: LinearView, plan: LayerPlan, scale: Node, shift: Node) -> Node:
         weight, bias = without_casts(layer.weight), without_casts(layer.bias)
@@ -84,9 +88,7 @@ class QuantizedConvolution(Rule):
     root = (aten.convolution.default,)
 
     def match(self, node: Node) -> tuple:
-        layer = view(node)
-        plan, scale, shift = node.meta.get(PLAN) or decline("not in the plan")
-        return layer, plan, scale, shift
+        return planned_layer(node)
 
     def rewrite(self, b: Builder, layer: ConvView, plan: LayerPlan, scale: Node, shift: Node) -> Node:
         weight, bias, geometry = without_casts(layer.weight), without_casts(layer.bias), layer[3:]
