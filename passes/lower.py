@@ -96,7 +96,7 @@ class PackedLinear(Rule):
 
     def rewrite(self, b: Builder, layer: AbcLinearView, form: Form, plan: LayerPlan) -> Node:
         depth, outputs = form.weight_shape[1], form.weight_shape[0]
-        x, scale, shift, bias = (as_f32(b, n) for n in (layer.input, layer.scale, layer.shift, layer.bias))
+        x, scale, shift, bias = packed_operands(b, layer)
         lead = list(shape_of(layer.input) or ())[:-1]
         x = x if len(lead) == 1 else b(aten.reshape.default, x, [-1, depth])
         rows = b(abc_k.pack_rows.default, x, scale, shift, plan.activation_bases, plan.levels)
@@ -140,7 +140,7 @@ class PackedConvolution(Rule):
 
     def rewrite(self, b: Builder, layer: AbcConvView, form: Form, plan: LayerPlan) -> Node:
         stride, padding, dilation, _transposed, _output_padding, groups = layer.geometry
-        x, scale, shift, bias = (as_f32(b, n) for n in (layer.input, layer.scale, layer.shift, layer.bias))
+        x, scale, shift, bias = packed_operands(b, layer)
         kernel, is_1d = list(form.weight_shape[2:]), len(form.weight_shape) == 3
         if is_1d:
             x = b(aten.unsqueeze.default, x, 2)
@@ -295,5 +295,6 @@ def as_dtype(b: Builder, node: Any, dtype: torch.dtype | None) -> Any:
     return node if node is None or dtype is None or dtype_of(node) == dtype else b(aten.to.dtype, node, dtype)
 
 
-def as_f32(b: Builder, node: Any) -> Any:
-    return as_dtype(b, node, torch.float32)
+def packed_operands(b: Builder, layer: AbcLinearView | AbcConvView) -> tuple[Any, ...]:
+    """(x, scale, shift, bias): x as it is, since the pack kernels read f32, bf16 and f16; the others in f32."""
+    return layer.input, *(as_dtype(b, node, torch.float32) for node in (layer.scale, layer.shift, layer.bias))

@@ -81,7 +81,7 @@ def _conv2d(
     stride, padding, dilation, _transposed, _output_padding, groups = geometry
     padding = two_dims(padding, 0)
     scale, shift = scale.float(), shift.float()
-    bits = torch.ops.abc_k.pack_image(input.float(), scale, shift, plan.activation_bases, plan.levels, groups, padding)
+    bits = torch.ops.abc_k.pack_image(input, scale, shift, plan.activation_bases, plan.levels, groups, padding)
     out = torch.ops.abc_k.conv2d(
         bits,
         *kernel,

@@ -37,7 +37,7 @@ def linear(
     if kernel_or_reason("linear", tuple(weight.shape), 1, input.dtype, plan, input.device):
         return _dense(input, weight, bias, scale, shift, plan, recipe)
     bits = torch.ops.abc_k.pack_rows(
-        input.reshape(-1, input.shape[-1]).float(), scale.float(), shift.float(), plan.activation_bases, plan.levels
+        input.reshape(-1, input.shape[-1]), scale.float(), shift.float(), plan.activation_bases, plan.levels
     )
     out = torch.ops.abc_k.linear(
         bits,

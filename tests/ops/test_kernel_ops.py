@@ -157,6 +157,22 @@ def test_special_values_pack_as_the_reference_says(levels: str) -> None:
     assert torch.equal(k.pack_image(image, *args), kernel_pack.pack_image(image, *args))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("levels", ["coded", "thermometer"])
+def test_a_batch_norm_in_front_costs_no_pass_of_its_own(levels: str, dtype: torch.dtype) -> None:
+    """pack(x, gain, offset) is pack(x·gain + offset), which is a batch norm in eval mode; on several threads."""
+    at = Levels.random(levels, 3)
+    x, gain, offset = torch.randn(3, 96, 40, 50, dtype=dtype), torch.randn(96), torch.randn(96)
+    y = x.float() * gain.view(-1, 1, 1) + offset.view(-1, 1, 1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        wanted = k.pack_image(y, at.scale, at.shift, 3, levels, 2, (1, 1))
+        got = k.pack_image(x.to(memory_format=layout), at.scale, at.shift, 3, levels, 2, (1, 1), gain, offset)
+        assert torch.equal(got, wanted)
+    rows, rows_of_y = (t.permute(0, 2, 3, 1).reshape(-1, 96) for t in (x, y))
+    wanted = k.pack_rows(rows_of_y, at.scale, at.shift, 3, levels)
+    assert torch.equal(k.pack_rows(rows, at.scale, at.shift, 3, levels, gain, offset), wanted)
+
+
 @pytest.mark.parametrize(("rows", "depth", "outputs"), [(0, 130, 5), (4, 0, 5), (4, 130, 0), (0, 0, 0)])
 def test_nothing_to_multiply(rows: int, depth: int, outputs: int) -> None:
     at = Levels.random("coded", 2)
@@ -192,6 +208,16 @@ def ops() -> list:
             k.pack_image.default,
             (image, thermometer.scale, thermometer.shift, 3, "thermometer", 2, [1, 2]),
             id="pack_image",
+        ),
+        pytest.param(
+            k.pack_rows.default,
+            (torch.randn(7, 70).half(), coded.scale, coded.shift, 2, "coded", torch.randn(70), torch.randn(70)),
+            id="pack_rows, f16, affine",
+        ),
+        pytest.param(
+            k.pack_image.default,
+            (image.bfloat16(), coded.scale, coded.shift, 2, "coded", 1, [0, 1], torch.randn(64), torch.randn(64)),
+            id="pack_image, bf16, affine",
         ),
         pytest.param(k.linear.default, linear_arguments(coded, 3, 2)[2], id="linear"),
         pytest.param(k.conv2d.default, conv_arguments("3x3", coded, 2, 2)[2], id="conv2d"),
@@ -264,7 +290,27 @@ def test_bad_geometry_gets_a_sentence(name: str, value: object, message: str) ->
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: k.pack_rows(torch.randn(2, 3).double(), s, s, 1, "coded"), "input must be Float, got Double"),
+        (
+            lambda s: k.pack_rows(torch.randn(2, 3).double(), s, s, 1, "coded"),
+            "input must be Float, BFloat16 or Half, got Double; cast it",
+        ),
+        (lambda s: k.pack_rows(torch.randn(2, 3), s, s, 1, "coded", s), "gain and offset go together, got only gain"),
+        (
+            lambda s: k.pack_rows(torch.randn(2, 3), s, s, 1, "coded", None, s),
+            "gain and offset go together, got only offset",
+        ),
+        (
+            lambda s: k.pack_rows(torch.randn(2, 3), s, s, 1, "coded", torch.ones(3), s),
+            r"offset must have shape \[3\], got \[1\]",
+        ),
+        (
+            lambda s: k.pack_image(torch.randn(1, 6, 2, 2), s, s, 1, "coded", 2, (0, 0), torch.ones(3), torch.ones(3)),
+            r"gain must have shape \[6\], got \[3\]",
+        ),
+        (
+            lambda s: k.pack_rows(torch.randn(2, 3), s, s, 1, "coded", torch.ones(3).double(), torch.ones(3)),
+            "gain must be Float, got Double",
+        ),
         (lambda s: k.pack_rows(torch.randn(3), s, s, 1, "coded"), "input must have 2 dimensions"),
         (lambda s: k.pack_rows(torch.randn(2, 3), s, s, 9, "coded"), "number of planes must be from 1 to 8, got 9"),
         (lambda s: k.pack_rows(torch.randn(2, 3), s, s, 2, "thermometer"), r"scale must have shape \[2\], got \[1\]"),

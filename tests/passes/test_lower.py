@@ -14,6 +14,7 @@ from torch import nn
 
 from abcfx.graph import clone
 from abcfx.ops.weight_cache import WeightRecipe, packed
+from abcfx.graph import dtype_of
 from abcfx.plan import LayerPlan
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -94,14 +95,22 @@ def test_beyond_break_even_is_dense() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "op"), [(torch.bfloat16, "abc_k.linear.default"), (torch.float64, "aten.linear.default")], ids=str
+    ("dtype", "op"),
+    [
+        (torch.bfloat16, "abc_k.linear.default"),
+        (torch.float16, "abc_k.linear.default"),
+        (torch.float64, "aten.linear.default"),
+    ],
+    ids=str,
 )
 def test_other_dtypes(dtype: torch.dtype, op: str) -> None:
     net = Net(lambda m, x: F.linear(x, m.w, m.b), w=(8, 64), b=(8,)).to(dtype)
-    # bfloat16 results are rounded to 8 bits on both sides
-    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    # bfloat16 results are rounded to 8 bits on both sides, float16 ones to 11
+    tolerance = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(dtype, 1e-5)
     pipeline, _ = lowered_matches(dynamo(net, torch.randn(3, 64, dtype=dtype)), tolerance=tolerance)
     assert op in targets(pipeline.gm)
+    packed = [node for node in pipeline.gm.graph.nodes if node.target == torch.ops.abc_k.pack_rows.default]
+    assert all(dtype_of(node.args[0]) == dtype for node in packed), "a cast in front of a kernel that reads it"
 
 
 def test_a_transposed_weight_is_replayed_on_the_live_one() -> None:

@@ -20,7 +20,7 @@ template <class T, bool CODED, bool WITH_AFFINE>
 struct Kernel {
   using Value = T;
   static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = true;
-  static constexpr int TILE = 32;
+  static constexpr int TILE = 32, TILES = 1;
   static constexpr bool is_short(int64_t) { return false; }
 
   Levels levels;
@@ -50,14 +50,17 @@ struct Kernel {
     store(codes, count, dst);
   }
 
-  void words(const T* src, const Affine& affine, int64_t n, uint64_t* dst) const {
-    for (int64_t i = 0; i < n; ++i) word(src + 64 * i, affine.from(64 * i), 64, dst + i);
+  void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+             int64_t dst_step) const {
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int64_t i = 0; i < n; ++i) word(src + x * step + 64 * i, affine.from(64 * i), 64, dst + x * dst_step + i);
+    }
   }
 
   void short_words(const T*, int64_t, const Affine&, int64_t, int64_t, uint64_t*) const {}
 
-  void tile(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
-            uint64_t* dst) const {
+  void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
+             uint64_t* dst) const {
     uint8_t codes[TILE][64] = {};
     for (int64_t c = 0; c < count; ++c) {
       const float gain = AFFINE ? affine.gain[c] : 0, offset = AFFINE ? affine.offset[c] : 0;

@@ -4,14 +4,16 @@
 // How the vector variants go through an image: which values lie side by side decides what a kernel is given. In a
 // nameless namespace for the reason given in bgemm/window.h. A kernel is a class with
 //
-//   Value, AFFINE, TILE   element type; whether there is an affine; pixels of a tile
-//   ANY_COUNT             whether word() and tile() read just what is asked for, or eights of channels and whole tiles
-//   words(src, affine, n, dst)             n full words from contiguous channels, to consecutive words of every plane
+//   Value, AFFINE         element type; whether there is an affine
+//   TILE, TILES           pixels of a tile, and how many tiles tiles() takes at once
+//   ANY_COUNT             whether word() and tiles() read just what is asked for, or whole eights of channels and tiles
+//   words(src, affine, n, pixels, step, dst, dst_step)   n full words from contiguous channels, to consecutive words of
+//                                          every plane; for each of some pixels, `step` elements and dst_step words apart
 //   word(src, affine, channels, dst)       one word of 1 to 64 contiguous channels
 //   is_short(channels)                     whether short_words() takes words of so few channels,
 //   short_words(src, step, affine, channels, n, dst)   n of them, `step` elements apart, several at a time
-//   tile(src, step, affine, channels, pixels, at, dst) one word of TILE contiguous pixels, whose channels are `step`
-//                                          apart; the word of pixel p goes to dst + at[p]
+//   tiles(src, step, affine, channels, pixels, at, dst)   one word of each of some contiguous pixels, whose channels
+//                                          are `step` apart; the word of pixel p goes to dst + at[p]
 //
 // Every dst is in plane 0; plane q is q * plane_step further.
 
@@ -48,6 +50,20 @@ struct CopiedWord {
   Affine affine(const Affine& original) const { return original.gain ? Affine{gain, offset} : original; }
 };
 
+/// `count` channels of `pixels` pixels, contiguous whatever they were; the last pixel is repeated up to a whole tile.
+template <int64_t TILE, class T>
+struct CopiedTile {
+  T values[64 * TILE];
+
+  CopiedTile(const T* src, int64_t stride_c, int64_t stride_w, int64_t count, int64_t pixels) {
+    for (int64_t c = 0; c < count; ++c) {
+      for (int64_t p = 0; p < TILE; ++p) {
+        values[c * TILE + p] = src[c * stride_c + (p < pixels ? p : pixels - 1) * stride_w];
+      }
+    }
+  }
+};
+
 template <class Kernel, class T>
 NOINLINE void pack_word(const Kernel& kernel, const T* src, int64_t step, const Affine& affine, int64_t count,
                              uint64_t* dst) {
@@ -65,56 +81,51 @@ NOINLINE void pack_pixels(const Job& job, const Kernel& kernel, const T* src, co
   src += args.pixel_begin * args.stride_w;
   dst += args.pixel_begin * job.pixel;
   const bool dense = args.stride_c == 1 && args.stride_w == args.channels && !Kernel::AFFINE;
-  if (dense && channels % 64 == 0) return kernel.words(src, affine, pixels * job.pixel, dst);
+  if (dense && channels % 64 == 0) return kernel.words(src, affine, pixels * job.pixel, 1, 0, dst, 0);
   if (args.stride_c == 1 && Kernel::is_short(channels) && (dense || args.groups == 1)) {
     const int64_t step = args.groups == 1 ? args.stride_w : channels;
     return kernel.short_words(src, step, affine, channels, pixels * args.groups, dst);
   }
   const int64_t full = args.stride_c == 1 ? channels / 64 : 0;
-  for (int64_t x = 0; x < pixels; ++x, src += args.stride_w, dst += job.pixel) {
-    for (int64_t g = 0; g < args.groups; ++g) {
-      const int64_t first = g * channels;
-      uint64_t* words = dst + g * job.words;
-      if (full) kernel.words(src + first, affine.from(first), full, words);
-      for (int64_t i = full; i < job.words; ++i) {
-        const int64_t channel = first + 64 * i, left = channels - 64 * i;
-        pack_word(kernel, src + channel * args.stride_c, args.stride_c, affine.from(channel), left < 64 ? left : 64,
-                  words + i);
+  for (int64_t g = 0; g < args.groups; ++g, src += channels * args.stride_c, dst += job.words) {
+    const Affine own = affine.from(g * channels);
+    if (full) kernel.words(src, own, full, pixels, args.stride_w, dst, job.pixel);
+    for (int64_t i = full; i < job.words; ++i) {
+      const int64_t count = channels - 64 * i < 64 ? channels - 64 * i : 64;
+      const T* values = src + 64 * i * args.stride_c;
+      for (int64_t x = 0; x < pixels; ++x) {
+        pack_word(kernel, values + x * args.stride_w, args.stride_c, own.from(64 * i), count, dst + x * job.pixel + i);
       }
     }
   }
 }
 
-/// A run of lines in tiles of pixels: each channel of a tile is read from contiguous memory. The last tile ends with the
-/// run, so it overlaps the one before. What is copied first are pixels that are not contiguous, and runs shorter than a
-/// tile, which then repeats its last pixel.
+/// A run of lines, block by block of contiguous pixels: each channel of a block is read from contiguous memory. Blocks
+/// of less than a tile at the end of a run reach back into the one before; what is copied first are pixels that are not
+/// contiguous, and runs of less than a tile.
 template <class Kernel, class T>
-NOINLINE void pack_tiles(const Job& job, const Kernel& kernel, const T* src, const Affine& affine, int64_t lines,
-                              uint64_t* dst) {
-  constexpr int64_t TILE = Kernel::TILE;
+NOINLINE void pack_blocks(const Job& job, const Kernel& kernel, const T* src, const Affine& affine, int64_t lines,
+                          uint64_t* dst) {
+  constexpr int64_t TILE = Kernel::TILE, BLOCK = TILE * Kernel::TILES;
   const abcfx_pack_args& args = *job.args;
-  const int64_t width = args.width, begin = args.pixel_begin, stride_w = args.stride_w, stride_c = args.stride_c;
-  const int64_t total = lines == 1 ? args.pixel_end - begin : lines * width;
-  for (int64_t tile = 0; tile < total; tile += TILE) {
-    const int64_t pixels = total < TILE ? total : TILE;
-    const int64_t start = begin + (tile + pixels < total ? tile : total - pixels);
-    int64_t at[TILE], y = start / width, x = start % width;
-    for (int64_t p = 0; p < TILE; ++p) {
+  const int64_t begin = args.pixel_begin, stride_w = args.stride_w, stride_c = args.stride_c;
+  const int64_t total = lines == 1 ? args.pixel_end - begin : lines * args.width;
+  const bool copied = stride_w != 1 || (total < TILE && !Kernel::ANY_COUNT);
+  const int64_t step = copied ? TILE : BLOCK;
+  for (int64_t block = 0; block < total; block += step) {
+    const int64_t end = block + step < total ? block + step : total;
+    const int64_t start = copied || end - block >= TILE || end < TILE ? block : end - TILE, pixels = end - start;
+    int64_t at[BLOCK], y = (begin + start) / args.width, x = (begin + start) % args.width;
+    for (int64_t p = 0; p < pixels; ++p) {
       at[p] = y * job.line_step + x * job.pixel;
-      if (p + 1 < pixels && ++x == width) x = 0, ++y;
+      if (++x == args.width) x = 0, ++y;
     }
-    const bool whole = pixels == TILE || Kernel::ANY_COUNT;
+    for (int64_t p = pixels; p < TILE; ++p) at[p] = at[pixels - 1];
     for_each_word(job, [&](int64_t channel, int64_t count, int64_t place) {
-      const T* values = src + start * stride_w + channel * stride_c;
-      if (stride_w == 1 && whole) {
-        return kernel.tile(values, stride_c, affine.from(channel), count, pixels, at, dst + place);
-      }
-      T copy[64 * TILE] = {};
-      for (int64_t c = 0; c < count; ++c) {
-        for (int64_t p = 0; p < pixels; ++p) copy[c * TILE + p] = values[c * stride_c + p * stride_w];
-        for (int64_t p = pixels; p < TILE; ++p) copy[c * TILE + p] = copy[c * TILE + pixels - 1];
-      }
-      kernel.tile(copy, TILE, affine.from(channel), count, pixels, at, dst + place);
+      const T* values = src + (begin + start) * stride_w + channel * stride_c;
+      if (!copied) return kernel.tiles(values, stride_c, affine.from(channel), count, pixels, at, dst + place);
+      const CopiedTile<TILE, T> copy(values, stride_c, stride_w, count, pixels);
+      kernel.tiles(copy.values, TILE, affine.from(channel), count, TILE, at, dst + place);
     });
   }
 }
@@ -127,7 +138,7 @@ int walk(const Job& job, const Kernel& kernel) {
   const bool by_pixel = args.stride_c == 1 || args.stride_c < args.stride_w;
   return for_each_run(job, [&](int64_t from, uint64_t* dst, int64_t lines) {
     const T* src = (const T*)args.src + from;
-    if (!by_pixel) return pack_tiles(job, kernel, src, affine, lines, dst);
+    if (!by_pixel) return pack_blocks(job, kernel, src, affine, lines, dst);
     for (int64_t y = 0; y < lines; ++y) {
       pack_pixels(job, kernel, src + y * args.stride_h, affine, dst + y * job.line_step);
     }

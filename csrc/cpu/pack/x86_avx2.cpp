@@ -55,7 +55,7 @@ template <class T, class Method, int PLANES, bool WITH_AFFINE>
 struct Kernel {
   using Value = T;
   static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = false;
-  static constexpr int TILE = 32;
+  static constexpr int TILE = 32, TILES = 8;
   static constexpr int ROOM = PLANES ? PLANES : ABCFX_MAX_BASES;
   static constexpr Meets EACH = AFFINE ? Meets::EACH : Meets::NEVER, ALL = AFFINE ? Meets::ALL : Meets::NEVER;
 
@@ -78,30 +78,39 @@ struct Kernel {
     }
   }
 
-  static Octets<T> contiguous(const T* src, const Affine& affine) {
+  /// Four octets in a row: of channels, each with its own affine, or of pixels of one channel.
+  static Octets<T> contiguous(const T* src, const Affine& affine, bool each) {
     Octets<T> octets;
     octets.together = true;
-    for (int i = 0; i < 4; ++i) octets.at[i] = src + 8 * i, octets.affine[i] = affine.from(8 * i);
+    for (int i = 0; i < 4; ++i) {
+      octets.at[i] = src + 8 * i;
+      if (AFFINE) octets.affine[i] = each ? Affine{affine.gain + 8 * i, affine.offset + 8 * i} : affine;
+    }
     return octets;
   }
 
-  NOINLINE void words(const T* src, const Affine& affine, int64_t n, uint64_t* dst) const {
+  NOINLINE void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+                      int64_t dst_step) const {
     const Method local = method;  // nothing written through dst can change it: it stays in registers
-    const int64_t step = plane_step;
-    for (int64_t i = 0; i < n; ++i, src += 64, ++dst) {
-      uint32_t low[ROOM], high[ROOM];
-      plus_of<4>(local, contiguous(src, affine.from(64 * i)), low);
-      plus_of<4>(local, contiguous(src + 32, affine.from(64 * i + 32)), high);
-      for (int q = 0; q < (PLANES ? PLANES : local.planes); ++q) dst[q * step] = ~(low[q] | (uint64_t)high[q] << 32);
+    const int64_t plane = plane_step;
+    for (int64_t x = 0; x < pixels; ++x, src += step, dst += dst_step) {
+      for (int64_t i = 0; i < n; ++i) {
+        uint32_t low[ROOM], high[ROOM];
+        plus_of<4>(local, contiguous(src + 64 * i, affine.from(64 * i), true), low);
+        plus_of<4>(local, contiguous(src + 64 * i + 32, affine.from(64 * i + 32), true), high);
+        for (int q = 0; q < (PLANES ? PLANES : local.planes); ++q) {
+          dst[q * plane + i] = ~(low[q] | (uint64_t)high[q] << 32);
+        }
+      }
     }
   }
 
   /// Half a word of 0 to 4 octets.
   void half(const T* src, const Affine& affine, int64_t octets, uint32_t plus[ROOM]) const {
-    if (octets == 1) plus_of<1>(method, contiguous(src, affine), plus);
-    if (octets == 2) plus_of<2>(method, contiguous(src, affine), plus);
-    if (octets == 3) plus_of<3>(method, contiguous(src, affine), plus);
-    if (octets >= 4) plus_of<4>(method, contiguous(src, affine), plus);
+    if (octets == 1) plus_of<1>(method, contiguous(src, affine, true), plus);
+    if (octets == 2) plus_of<2>(method, contiguous(src, affine, true), plus);
+    if (octets == 3) plus_of<3>(method, contiguous(src, affine, true), plus);
+    if (octets >= 4) plus_of<4>(method, contiguous(src, affine, true), plus);
   }
 
   NOINLINE void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const {
@@ -113,27 +122,35 @@ struct Kernel {
     }
   }
 
-  /// Two words of 16 channels, or four of 8, share the 32 values of one step.
+  /// Two words of 16 channels, or four of 8, share the 32 values of one step. LEFT: how many of them there are.
+  template <int EACH_OCTETS, int LEFT>
+  static void shared_step(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t plane,
+                          uint64_t* dst) {
+    Octets<T> octets = contiguous(src, affine, true);
+    octets.together = LEFT == 1;
+    for (int j = 0; LEFT > 1 && j < 4; ++j) {
+      const int64_t channel = 8 * (j % EACH_OCTETS);
+      octets.at[j] = src + j / EACH_OCTETS * step + channel;
+      if (AFFINE) octets.affine[j] = {affine.gain + channel, affine.offset + channel};
+    }
+    uint32_t plus[ROOM];
+    plus_of<LEFT * EACH_OCTETS>(method, octets, plus);
+    for (int q = 0; q < (PLANES ? PLANES : method.planes); ++q) {
+      for (int j = 0; j < LEFT; ++j) {
+        dst[q * plane + j] = (uint32_t)(~plus[q] >> 8 * EACH_OCTETS * j) & (uint32_t)low_bits(8 * EACH_OCTETS);
+      }
+    }
+  }
+
   template <int EACH_OCTETS>
   NOINLINE void short_words(const T* src, int64_t step, const Affine& affine, int64_t n, uint64_t* dst) const {
     constexpr int SHARE = 4 / EACH_OCTETS;
     const Method local = method;
-    for (int64_t i = 0; i < n; i += SHARE) {
-      Octets<T> octets = contiguous(src + i * step, affine);
-      octets.together = SHARE == 1;
-      for (int j = 0; SHARE > 1 && j < 4; ++j) {  // past the last word: the last one again
-        const int64_t word = i + j / EACH_OCTETS < n ? i + j / EACH_OCTETS : n - 1;
-        octets.at[j] = src + word * step + 8 * (j % EACH_OCTETS);
-        octets.affine[j] = affine.from(8 * (j % EACH_OCTETS));
-      }
-      uint32_t plus[ROOM];
-      plus_of<SHARE * EACH_OCTETS>(local, octets, plus);
-      for (int j = 0; j < SHARE && i + j < n; ++j) {
-        for (int q = 0; q < (PLANES ? PLANES : local.planes); ++q) {
-          dst[q * plane_step + i + j] = ~(plus[q] >> (8 * EACH_OCTETS * j)) & (uint32_t)low_bits(8 * EACH_OCTETS);
-        }
-      }
+    const int64_t plane = plane_step;
+    for (; n >= SHARE; n -= SHARE, src += SHARE * step, dst += SHARE) {
+      shared_step<EACH_OCTETS, SHARE>(local, src, step, affine, plane, dst);
     }
+    for (; n > 0; --n, src += step, ++dst) shared_step<EACH_OCTETS, 1>(local, src, step, affine, plane, dst);
   }
 
   void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n, uint64_t* dst) const {
@@ -143,61 +160,76 @@ struct Kernel {
     return short_words<4>(src, step, affine, n, dst);
   }
 
-  /// Eight channels of 32 pixels: bit r of byte p of out[q] is plane q of channel r of pixel p.
+  /// The next tile of a channel: a block is too short for the hardware to notice that a new stream has begun.
+  static void prefetch(const T* next) {
+    for (size_t byte = 0; byte < TILE * sizeof(T); byte += 64) _mm_prefetch((const char*)next + byte, _MM_HINT_T0);
+  }
+
+  /// Eight channels of 32 pixels, or `count` of them: bit r of byte p of out[q] is plane q of channel r of pixel p.
+  template <bool ALL_EIGHT>
   static void eight_channels(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t count,
                              __m256i out[ROOM]) {
     const int planes = PLANES ? PLANES : method.planes;
-    if constexpr (Method::SHARED) {
-      constexpr int W = PLANES == 2 ? 2 : PLANES == 3 || PLANES == 4 ? 4 : 8;
-      __m256i rows[8], bits[W];
-      for (int r = 0; r < 8; ++r) {
-        rows[r] = _mm256_setzero_si256();
-        if (r < count) method.template bytes<ALL, 4>(pixels_of(src + r * step, affine.from(r)), rows + r);
+    constexpr int W = !Method::SHARED ? 1 : PLANES == 2 ? 2 : PLANES == 3 || PLANES == 4 ? 4 : 8;
+    __m256i rows[8], bits[ROOM > W ? ROOM : W];
+    for (int q = 0; !Method::SHARED && q < planes; ++q) bits[q] = _mm256_setzero_si256();
+    for (int r = 0; r < 8; ++r) {
+      if (Method::SHARED) rows[r] = _mm256_setzero_si256();
+      if (!ALL_EIGHT && r >= count) continue;
+      const T* row = src + r * step;
+      prefetch(row + TILE);
+      __m256i bytes[ROOM];
+      method.template bytes<ALL, 4>(contiguous(row, affine.from(r), false), bytes);
+      if (Method::SHARED) rows[r] = bytes[0];
+      const __m256i bit = _mm256_set1_epi8((char)(1 << r));
+      for (int q = 0; !Method::SHARED && q < planes; ++q) {
+        bits[q] = _mm256_or_si256(bits[q], _mm256_and_si256(bytes[q], bit));
       }
-      transpose_bits<W>(rows, bits);
-      for (int q = 0; q < planes; ++q) out[q] = Method::natural(bits[q]);
-    } else {
-      for (int q = 0; q < planes; ++q) out[q] = _mm256_setzero_si256();
-      for (int r = 0; r < 8; ++r) {
-        if (r >= count) break;
-        __m256i plus[ROOM];
-        method.template bytes<ALL, 4>(pixels_of(src + r * step, affine.from(r)), plus);
-        const __m256i bit = _mm256_set1_epi8((char)(1 << r));
-        for (int q = 0; q < planes; ++q) out[q] = _mm256_or_si256(out[q], _mm256_and_si256(plus[q], bit));
-      }
-      for (int q = 0; q < planes; ++q) out[q] = Method::natural(out[q]);
     }
+    if constexpr (Method::SHARED) transpose_bits<W>(rows, bits);
+    for (int q = 0; q < planes; ++q) out[q] = Method::natural(bits[q]);
   }
 
-  static Octets<T> pixels_of(const T* src, const Affine& affine) {
-    Octets<T> octets;
-    octets.together = true;
-    for (int i = 0; i < 4; ++i) octets.at[i] = src + 8 * i, octets.affine[i] = affine;
-    return octets;
-  }
-
-  NOINLINE void tile(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t, const int64_t* at,
-            uint64_t* dst) const {
+  /// Eight channels of all tiles, then the next eight: eight streams of memory at a time, not sixty-four, whose lines
+  /// would share few sets of the first cache where images have a power of two of pixels.
+  NOINLINE void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels,
+                      const int64_t* at, uint64_t* dst) const {
     const Method local = method;
     const int planes = PLANES ? PLANES : local.planes;
-    __m256i bytes[ROOM][8];
-    for (int k = 0; k < 8; ++k) {
-      __m256i out[ROOM] = {};
-      if (8 * k < count) eight_channels(local, src + 8 * k * step, step, affine.from(8 * k), count - 8 * k, out);
-      for (int q = 0; q < planes; ++q) bytes[q][k] = out[q];
+    const int64_t tiles = (pixels + TILE - 1) / TILE;
+    const auto start = [=](int64_t tile) { return TILE * tile + TILE < pixels ? TILE * tile : pixels - TILE; };
+    __m256i bytes[TILES][ROOM][8];
+    for (int k = 0; k < 8; ++k, src += 8 * step) {
+      const int64_t left = count - 8 * k;
+      for (int64_t t = 0; t < tiles; ++t) {
+        __m256i out[ROOM];
+        if (left >= 8) {
+          eight_channels<true>(local, src + start(t), step, affine.from(8 * k), 8, out);
+        } else if (left > 0) {
+          eight_channels<false>(local, src + start(t), step, affine.from(8 * k), left, out);
+        } else {
+          for (int q = 0; q < planes; ++q) out[q] = _mm256_setzero_si256();
+        }
+        for (int q = 0; q < planes; ++q) bytes[t][q][k] = out[q];
+      }
     }
     const __m256i real = _mm256_set1_epi64x((int64_t)low_bits(count));
     for (int q = 0; q < planes; ++q, dst += plane_step) {
-      __m256i words[8];
-      interleave(bytes[q], words);
-      for (int i = 0; i < 8; ++i) {
-        const __m256d four = _mm256_castsi256_pd(_mm256_andnot_si256(words[i], real));
-        const __m128d first = _mm256_castpd256_pd128(four), second = _mm256_extractf128_pd(four, 1);
-        _mm_storel_pd((double*)(dst + at[2 * i]), first);
-        _mm_storeh_pd((double*)(dst + at[2 * i + 1]), first);
-        _mm_storel_pd((double*)(dst + at[16 + 2 * i]), second);
-        _mm_storeh_pd((double*)(dst + at[17 + 2 * i]), second);
-      }
+      for (int64_t t = 0; t < tiles; ++t) store_words(bytes[t][q], real, at + start(t), dst);
+    }
+  }
+
+  /// The words of 32 pixels, from bytes of bits that are set where the plane is +1.
+  static void store_words(const __m256i bytes[8], __m256i real, const int64_t* at, uint64_t* dst) {
+    __m256i words[8];
+    interleave(bytes, words);
+    for (int i = 0; i < 8; ++i) {
+      const __m256d four = _mm256_castsi256_pd(_mm256_andnot_si256(words[i], real));
+      const __m128d first = _mm256_castpd256_pd128(four), second = _mm256_extractf128_pd(four, 1);
+      _mm_storel_pd((double*)(dst + at[2 * i]), first);
+      _mm_storeh_pd((double*)(dst + at[2 * i + 1]), first);
+      _mm_storel_pd((double*)(dst + at[16 + 2 * i]), second);
+      _mm_storeh_pd((double*)(dst + at[17 + 2 * i]), second);
     }
   }
 };

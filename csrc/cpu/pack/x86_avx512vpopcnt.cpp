@@ -35,7 +35,7 @@ template <class T, class Method, int PLANES, bool WITH_AFFINE>
 struct Kernel {
   using Value = T;
   static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = true;
-  static constexpr int TILE = 64;
+  static constexpr int TILE = 64, TILES = 4;
   static constexpr int ROOM = PLANES ? PLANES : ABCFX_MAX_BASES;
   static constexpr Meets EACH = AFFINE ? Meets::EACH : Meets::NEVER, ALL = AFFINE ? Meets::ALL : Meets::NEVER;
 
@@ -54,18 +54,21 @@ struct Kernel {
     for (int i = 0; i < 4; ++i) {
       quarters.at[i] = src + 16 * i;
       quarters.real[i] = (__mmask16)(real >> 16 * i);
-      quarters.affine[i] = each ? affine.from(16 * i) : affine;
+      if (AFFINE) quarters.affine[i] = each ? Affine{affine.gain + 16 * i, affine.offset + 16 * i} : affine;
     }
     return quarters;
   }
 
-  NOINLINE void words(const T* src, const Affine& affine, int64_t n, uint64_t* dst) const {
+  NOINLINE void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+                      int64_t dst_step) const {
     const Method local = method;  // nothing written through dst can change it: it stays in registers
-    const int64_t step = plane_step;
-    for (int64_t i = 0; i < n; ++i, src += 64, ++dst) {
-      __mmask64 plus[ROOM];
-      local.template plus_of<EACH>(contiguous(src, affine.from(64 * i), 64, true), plus);
-      for (int q = 0; q < (PLANES ? PLANES : local.planes); ++q) dst[q * step] = ~(uint64_t)plus[q];
+    const int64_t plane = plane_step;
+    for (int64_t x = 0; x < pixels; ++x, src += step, dst += dst_step) {
+      for (int64_t i = 0; i < n; ++i) {
+        __mmask64 plus[ROOM];
+        local.template plus_of<EACH>(contiguous(src + 64 * i, affine.from(64 * i), 64, true), plus);
+        for (int q = 0; q < (PLANES ? PLANES : local.planes); ++q) dst[q * plane + i] = ~(uint64_t)plus[q];
+      }
     }
   }
 
@@ -89,7 +92,7 @@ struct Kernel {
         const int64_t word = i + j / quarters_each, channel = 16 * (j % quarters_each);
         quarters.at[j] = word < n ? src + word * step + channel : src;
         quarters.real[j] = word < n ? (__mmask16)low_bits(channels - channel) : (__mmask16)0;
-        quarters.affine[j] = affine.from(channel);
+        if (AFFINE) quarters.affine[j] = {affine.gain + channel, affine.offset + channel};
       }
       __mmask64 plus[ROOM];
       local.template plus_of<EACH>(quarters, plus);
@@ -101,33 +104,56 @@ struct Kernel {
     }
   }
 
-  NOINLINE void tile(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels,
-                     const int64_t* at, uint64_t* dst) const {
+  /// The next tile of a channel: a block is too short for the hardware to notice that a new stream has begun.
+  static void prefetch(const T* next) {
+    for (size_t byte = 0; byte < TILE * sizeof(T); byte += 64) _mm_prefetch((const char*)next + byte, _MM_HINT_T0);
+  }
+
+  /// Eight channels of 64 pixels, or `channels` of `pixels` of them: bit r of byte p of out[q] is plane q of channel r
+  /// of pixel p.
+  static void eight_channels(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t channels,
+                             int64_t pixels, __m512i out[ROOM]) {
+    const int planes = PLANES ? PLANES : method.planes;
+    for (int q = 0; q < planes; ++q) out[q] = _mm512_setzero_si512();
+    for (int r = 0; r < 8 && r < channels; ++r, src += step) {
+      prefetch(src + TILE);
+      __mmask64 plus[ROOM];
+      method.template plus_of<ALL>(contiguous(src, affine.from(r), pixels, false), plus);
+      const __m512i bit = _mm512_set1_epi8((char)(1 << r));
+      for (int q = 0; q < planes; ++q) out[q] = _mm512_or_si512(out[q], _mm512_maskz_mov_epi8(plus[q], bit));
+    }
+  }
+
+  /// Eight channels of all tiles, then the next eight: see the AVX2 variant.
+  NOINLINE void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels,
+                      const int64_t* at, uint64_t* dst) const {
     const Method local = method;
     const int planes = PLANES ? PLANES : local.planes;
-    __m512i bytes[ROOM][8];  // byte p of bytes[q][k]: plane q of channels 8 k to 8 k + 7 of pixel p
-    for (int k = 0; k < 8; ++k) {
-      __m512i out[ROOM];
-      for (int q = 0; q < planes; ++q) out[q] = _mm512_setzero_si512();
-      for (int r = 0; r < 8 && 8 * k + r < count; ++r) {
-        const int64_t channel = 8 * k + r;
-        __mmask64 plus[ROOM];
-        local.template plus_of<ALL>(contiguous(src + channel * step, affine.from(channel), pixels, false), plus);
-        const __m512i bit = _mm512_set1_epi8((char)(1 << r));
-        for (int q = 0; q < planes; ++q) {
-          out[q] = _mm512_or_si512(out[q], _mm512_maskz_mov_epi8(plus[q], bit));
-        }
+    __m512i bytes[TILES][ROOM][8];
+    for (int k = 0; k < 8; ++k, src += 8 * step) {
+      for (int64_t t = 0; t * TILE < pixels; ++t) {
+        const int64_t left = pixels - t * TILE < TILE ? pixels - t * TILE : TILE;
+        __m512i out[ROOM];
+        eight_channels(local, src + t * TILE, step, affine.from(8 * k), count - 8 * k, left, out);
+        for (int q = 0; q < planes; ++q) bytes[t][q][k] = out[q];
       }
-      for (int q = 0; q < planes; ++q) bytes[q][k] = out[q];
     }
     const uint64_t real = low_bits(count);
     for (int q = 0; q < planes; ++q, dst += plane_step) {
-      alignas(64) uint64_t words[8][8];
-      __m512i sorted[8];
-      interleave(bytes[q], sorted);
-      for (int i = 0; i < 8; ++i) _mm512_storeu_si512(words[i], sorted[i]);
-      for (int p = 0; p < pixels; ++p) dst[at[p]] = ~words[p % 16 / 2][p / 16 * 2 + p % 2] & real;
+      for (int64_t t = 0; t * TILE < pixels; ++t) {
+        const int64_t left = pixels - t * TILE < TILE ? pixels - t * TILE : TILE;
+        store_words(bytes[t][q], real, left, at + t * TILE, dst);
+      }
     }
+  }
+
+  /// The words of `pixels` pixels, from bytes of bits that are set where the plane is +1.
+  static void store_words(const __m512i bytes[8], uint64_t real, int64_t pixels, const int64_t* at, uint64_t* dst) {
+    alignas(64) uint64_t words[8][8];
+    __m512i sorted[8];
+    interleave(bytes, sorted);
+    for (int i = 0; i < 8; ++i) _mm512_storeu_si512(words[i], sorted[i]);
+    for (int64_t p = 0; p < pixels; ++p) dst[at[p]] = ~words[p % 16 / 2][p / 16 * 2 + p % 2] & real;
   }
 };
 
