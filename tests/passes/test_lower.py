@@ -12,9 +12,8 @@ from test_match_layers import Checkpointed
 from test_rewrite_abc import rewritten
 from torch import nn
 
-from abcfx.graph import clone
+from abcfx.graph import clone, dtype_of
 from abcfx.ops.weight_cache import WeightRecipe, packed
-from abcfx.graph import dtype_of
 from abcfx.plan import LayerPlan
 
 pytestmark = pytest.mark.usefixtures("kernels")
