@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from abcfx.passes._constants import View, constant_view
+from abcfx.passes._inline import inline
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from abcfx.passes.inline_checkpoints import inline_checkpoints
 from abcfx.passes.match_layers import weight_name
@@ -23,6 +24,7 @@ from abcfx.graph import SITE, AbcConvView, AbcLinearView, Builder, add_placehold
 from abcfx.ops.choose import kernel_or_reason
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
 from abcfx.plan import LayerPlan
+from abcfx.quant import activations
 from abcfx.quant.bits import LANES, words_for
 
 aten, abc, abc_k = torch.ops.aten, torch.ops.abc, torch.ops.abc_k
@@ -156,23 +158,34 @@ class PackedConvolution(Rule):
 
 
 class DenseLayer(Rule):
-    """abc layer without a kernel that pays  →  the float op on x̂ = quantize_activation(x) and Ŵ.
+    """abc layer without a kernel that pays  →  the float op on x̂ = quantize(x) and Ŵ.
 
-    Holds by definition of the quantized layer. Computed in at least f32 and cast to the dtype of x.
+    Holds by definition of the quantized layer. Computed in at least f32 and cast to the dtype of x. The quantizer of
+    abcfx/quant/activations.py is written out, so that inductor fuses it with what stands before it.
 
     Before::
         def f(x: f32[2, 8], w: f32[16, 8].constant, s: f32[1], t: f32[1]):
             return abc.linear.default(x, w, None, s, t, 2, 3, "alternating", "coded", True)
     After::
         def f(x: f32[2, 8], w: f32[16, 8].constant, s: f32[1], t: f32[1], dense: f32[16, 8]):
-            return aten.linear.default(abc.quantize_activation.default(x, s, t, 3, "coded"), dense, None)
+            k = aten.sub.Tensor(x, aten.select.int(t, 0, 0))
+            k = aten.mul.Tensor(k, aten.reciprocal.default(aten.select.int(s, 0, 0)))
+            k = aten.clamp.default(aten.round.default(k), 0, 7)
+            k = aten.masked_fill.Scalar(k, aten.ne.Tensor(k, k), 0.0)
+            y = aten.add.Tensor(aten.mul.Tensor(k, aten.select.int(s, 0, 0)), aten.select.int(t, 0, 0))
+            return aten.linear.default(y, dense, None)
     Before::
         def f(x: f32[2, 8], w: f32[16, 8], s: f32[1], t: f32[1]):
             return abc.linear.default(x, w, None, s, t, 2, 3, "alternating", "coded", True)
     After::
         def f(x: f32[2, 8], w: f32[16, 8], s: f32[1], t: f32[1]):
             dense = abc.quantize_weight.default(w, False, 1, 2, "alternating", True)
-            return aten.linear.default(abc.quantize_activation.default(x, s, t, 3, "coded"), dense, None)
+            k = aten.sub.Tensor(x, aten.select.int(t, 0, 0))
+            k = aten.mul.Tensor(k, aten.reciprocal.default(aten.select.int(s, 0, 0)))
+            k = aten.clamp.default(aten.round.default(k), 0, 7)
+            k = aten.masked_fill.Scalar(k, aten.ne.Tensor(k, k), 0.0)
+            y = aten.add.Tensor(aten.mul.Tensor(k, aten.select.int(s, 0, 0)), aten.select.int(t, 0, 0))
+            return aten.linear.default(y, dense, None)
     Declines::
         def f(x: f32[2, 64], w: f32[16, 64].constant, s: f32[1], t: f32[1]):
             return abc.linear.default(x, w, None, s, t, 2, 3, "alternating", "coded", True)   # has a kernel
@@ -189,7 +202,11 @@ class DenseLayer(Rule):
     def rewrite(self, b: Builder, layer: AbcLinearView | AbcConvView, form: Form, plan: LayerPlan) -> Node:
         dtype = compute_dtype(dtype_of(layer.input))
         x, bias = (as_dtype(b, n, dtype) for n in (layer.input, layer.bias))
-        x = b(abc.quantize_activation.default, x, layer.scale, layer.shift, plan.activation_bases, plan.levels)
+        x = inline(
+            b,
+            lambda x, scale, shift: activations.quantize(x, scale, shift, plan.activation_bases, plan.levels),
+            *(x, layer.scale, layer.shift),
+        )
         if form.nodes:
             (weight,) = form.nodes
         else:

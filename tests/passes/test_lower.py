@@ -83,7 +83,9 @@ DENSE = {
 def test_layers_without_a_kernel_are_dense(case: str) -> None:
     function, weight, shape, reason = DENSE[case]
     pipeline, lowered = lowered_matches(dynamo(Net(function, w=weight), torch.randn(shape)))
-    assert targets(pipeline.gm) == ["abc.quantize_activation.default", "aten.convolution.default"]
+    ops = targets(pipeline.gm)
+    assert ops[-1] == "aten.convolution.default"
+    assert not [op for op in ops if op.startswith("abc")], "something inductor cannot fuse"
     assert reason in lowered.reasons["w"]
 
 
