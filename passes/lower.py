@@ -17,15 +17,22 @@ from abcfx.passes.inline_checkpoints import inline_checkpoints
 from abcfx.passes.match_layers import weight_name
 from abcfx.passes.rewrite_abc import keep_strides
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
 from abcfx.graph import SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
-from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.choose import Choice, choose
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
+from abcfx.ops.workload import TYPICAL_ROWS, Workload
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations
 from abcfx.quant.bits import LANES, words_for
+
+try:
+    from torch.fx.experimental.symbolic_shapes import optimization_hint
+except ImportError:  # its name before torch 2.12
+    from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint
 
 aten, abc, abc_k = torch.ops.aten, torch.ops.abc, torch.ops.abc_k
 FORM = "abcfx_form"  # node.meta: what `_decide` found for an abc node
@@ -60,11 +67,15 @@ class WeightInput:
 
 @dataclass
 class Lowered:
-    """inputs: the new graph inputs in order; kernels: names of layers on bit planes; reasons: why others are not."""
+    """inputs   the new graph inputs in order
+    kernels  names of layers on bit planes     reasons  why each other one is not
+    choices  what was chosen for each layer that had a choice, with times
+    """
 
     inputs: list[WeightInput] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
     report: Report = field(default_factory=Report)
 
 
@@ -234,6 +245,7 @@ class Form:
     weight_shape: tuple[int, ...]
     recipe: WeightRecipe
     nodes: tuple[Node, ...] = ()
+    choice: Choice | None = None
 
 
 def lower(gm: GraphModule) -> Lowered:
@@ -253,6 +265,8 @@ def decide_forms(gm: GraphModule) -> Lowered:
         if isinstance(layer, (AbcLinearView, AbcConvView)):
             node.meta[FORM] = form = _decide(gm, node, layer, lowered.inputs, shared)
             name = node.meta.get(SITE) or weight_name(layer.weight, node)
+            if form.choice is not None:
+                lowered.choices[name] = form.choice
             if form.reason is None:
                 lowered.kernels.append(name)
             else:
@@ -271,10 +285,9 @@ def _decide(
         raise ValueError(f"{node.name}: lowering needs shapes; trace with make_fx, torch.export or torch.compile")
     if found is None:
         return Form("its weight is computed in the graph, so it cannot be packed once", shape, recipe)
-    dims = len(shape) - 2
-    kind = f"conv{'_transpose' if transposed else ''}{dims}d" if dims else "linear"
     tensor: Tensor = value(layer.input)
-    reason = kernel_or_reason(kind, shape, groups, tensor.dtype, plan, tensor.device)
+    choice = choose(workload_of(layer), plan, tensor.device)
+    reason = choice.reason if choice.form == "dense" else None
     dtype = None if reason is None else compute_dtype(tensor.dtype)
     key = (found, recipe, dtype)
     if key not in shared:
@@ -287,7 +300,17 @@ def _decide(
         inputs.append(
             WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype)
         )
-    return Form(reason, shape, recipe, shared[key])
+    return Form(reason, shape, recipe, shared[key], choice)
+
+
+def workload_of(layer: AbcLinearView | AbcConvView) -> Workload:
+    """Symbolic sizes count as in the example that was traced, without a guard: one graph serves all sizes."""
+    x, weight = value(layer.input), shape_of(layer.weight)
+    shape = [optimization_hint(size, fallback=TYPICAL_ROWS) for size in x.shape]
+    if isinstance(layer, AbcLinearView):
+        return Workload.linear(weight, x.dtype, shape, compiled=True)
+    last = x.dim() == 4 and suggest_memory_format(x) == torch.channels_last
+    return Workload.convolution(weight, x.dtype, shape, layer.geometry, compiled=True, channels_last=last)
 
 
 def packed_shapes(weight: tuple[int, ...], recipe: WeightRecipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
