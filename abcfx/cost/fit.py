@@ -13,7 +13,7 @@ from abcfx.cost.predict import RATE_NAMES, Dims, predict
 from abcfx.cost.rates import Rates
 
 STEPS, NUDGE = 30, 1e-4
-PRIOR = 0.1  # weight of a factor e away from the start, beside an error of a factor e in one timing
+PRIOR = 0.03  # weight of a factor e away from the start, beside an error of a factor e in one timing
 
 
 class Timing(NamedTuple):
