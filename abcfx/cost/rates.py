@@ -51,15 +51,17 @@ RATES: dict[str, Rates] = {
         pack_value=0.6, pack_plane=0.2, lookup=2.4, table_value=0.3, lut_sum=0.2,
         linear_mac=22, convolution_mac=29, reorder=0.8, quantize=0.8,
     ),
-    # AMD Zen 3, 3.2 GHz, 2 cores: `fit` of timings there (docs/cost.md)
+    # AMD Zen 3, 3.2 GHz, 2 cores, each measured alone: products at depths of 256 to 4608, packing of f32 images and
+    # rows, F.linear and conv2d in f32, copies of 64 MB, ops on a handful of values (docs/cost.md)
     "avx2": Rates(
-        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=8, float_us=4,
+        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=10, float_us=5,
         xnor_mac=106, xnor_sum=2.0,
         pack_value=0.5, pack_plane=0.15, lookup=1.4, table_value=0.3, lut_sum=0.3,
         linear_mac=13, convolution_mac=12.7, reorder=3, quantize=1.3,
     ),
+    # The same machine without vectors: popcnt64 takes a word a cycle
     "portable": Rates(
-        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=8, float_us=4,
+        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=10, float_us=5,
         xnor_mac=60, xnor_sum=2.0,
         pack_value=2.0, pack_plane=1.0, lookup=0.05, table_value=2, lut_sum=1,
         linear_mac=13, convolution_mac=12.7, reorder=3, quantize=1.3,
