@@ -288,6 +288,7 @@ def _decide(
     tensor: Tensor = value(layer.input)
     choice = choose(workload_of(layer), plan, tensor.device)
     reason = choice.reason if choice.form == "dense" else None
+    recipe = recipe if reason else recipe._replace(method=choice.form)
     dtype = None if reason is None else compute_dtype(tensor.dtype)
     key = (found, recipe, dtype)
     if key not in shared:

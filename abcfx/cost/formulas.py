@@ -13,7 +13,8 @@ from __future__ import annotations
 from sympy import Expr, Integer, Max, Symbol, ceiling, symbols
 
 rows, cols, channels, taps, groups, values = symbols("rows cols channels taps groups values", positive=True)
-M, N, tables, passes, element_bytes, threads = symbols("M N tables passes element_bytes threads", positive=True)
+M, N, tables, vectors = symbols("M N tables vectors", positive=True)
+passes, element_bytes, threads = symbols("passes element_bytes threads", positive=True)
 convolution = Symbol("convolution", nonnegative=True)  # 1 for a convolution, 0 for a linear layer
 ghz, efficiency, kernel_us, float_us = symbols("ghz efficiency kernel_us float_us", positive=True)
 bandwidth, cache_bandwidth, cache_mb = symbols("bandwidth cache_bandwidth cache_mb", positive=True)
@@ -21,7 +22,7 @@ xnor_mac, xnor_sum, pack_value, pack_plane = symbols("xnor_mac xnor_sum pack_val
 lookup, table_value, lut_sum = symbols("lookup table_value lut_sum", positive=True)
 linear_mac, convolution_mac, reorder, quantize = symbols("linear_mac convolution_mac reorder quantize", positive=True)
 
-WORD, LANES, TABLE_COLS, TABLE_DEPTH = 64, 8, 32, 4
+WORD, LANES, TABLE_DEPTH = 64, 8, 8
 F32_BYTES = 4
 
 depth, outputs = channels * taps, rows * cols * groups
@@ -69,17 +70,19 @@ def xnor() -> Expr:
 
 
 def lut() -> Expr:
-    """pack + tables + M·tables lookups + two calls.
+    """pack + tables + lookups + two calls.
 
-    Four values of up to four coded planes make a table of 16 bytes: table_value cycles a value, once a pixel, shared by
-    the taps. One lookup then serves 4 values of 32 output channels of one weight plane; `lookup` of them a cycle.
-    tables  ⌈N/4⌉ for coded levels; N for thermometer levels, whose planes have scales of their own
-    lut_sum cycles to widen and add up one output of one weight plane and table
+    Eight values of up to five coded planes make two tables of 16 bytes: table_value cycles a value, once a pixel,
+    shared by the taps. One lookup then serves 4 values of 32 output channels of one weight plane; `lookup` of them a
+    cycle (docs/lookup.md).
+    tables   ⌈N/5⌉ for coded levels; N for thermometer levels, whose planes have scales of their own
+    vectors  of 32 bytes that hold 8 weight bits of every output channel of a group and of all M planes
+    lut_sum  cycles to widen and add up one byte of such a vector
     """
-    lookups = M * tables * groups * rows * ceiling(cols / TABLE_COLS) * taps * ceiling(channels / TABLE_DEPTH)
-    sums = M * tables * outputs * lut_sum
-    weight_bytes = M * groups * _blocks(cols, TABLE_COLS) * depth / 8
-    product = _larger(_seconds(lookups / lookup + sums), _streamed(weight_bytes))
+    depth_bytes = taps * ceiling(channels / TABLE_DEPTH)
+    places = tables * groups * rows * vectors
+    weight_bytes = groups * vectors * depth_bytes * 32
+    product = _larger(_seconds(places * (2 * depth_bytes / lookup + 32 * lut_sum)), _streamed(weight_bytes))
     return pack() + _seconds(tables * values * table_value) + product + 2 * kernel_us / 10**6
 
 

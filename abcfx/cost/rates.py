@@ -16,7 +16,7 @@ class Rates:
     xnor_mac         binary multiply-adds a cycle                xnor_sum         cycles a product to add it up
     pack_value       cycles to pack a value                      pack_plane       … and for each plane
     lookup           table lookups a cycle (32 channels × 4 values each)
-    table_value      cycles a value to make a table              lut_sum          cycles to add up an output
+    table_value      cycles a value to make a table              lut_sum          cycles to add up a byte
     linear_mac       f32 multiply-adds a cycle, linear           convolution_mac  … and convolutions
     reorder          cycles a weight at each float convolution   quantize         cycles a value and elementwise pass
     """
@@ -41,23 +41,22 @@ class Rates:
     quantize: float
 
 
-# lookup, table_value and lut_sum are counted from instructions (one shuffle and one add a lookup), not yet measured.
 RATES: dict[str, Rates] = {
     # Intel, 3.0 GHz, 2 cores. xnor: a line through 285, 307 and 354 MAC/cycle at depths of 576, 1024 and 4608.
     # linear_mac, convolution_mac, reorder, pack: solved from measured break-even points (docs/cost.md).
+    # lookup, table_value, lut_sum: counted from instructions, never measured, and kept on the careful side.
     "avx512vpopcnt": Rates(
         ghz=3.0, efficiency=0.9, bandwidth=20, cache_bandwidth=60, cache_mb=16, kernel_us=6, float_us=4,
         xnor_mac=350, xnor_sum=0.35,
-        pack_value=0.6, pack_plane=0.2, lookup=2.4, table_value=0.3, lut_sum=0.2,
+        pack_value=0.6, pack_plane=0.2, lookup=1.35, table_value=0.8, lut_sum=0.5,
         linear_mac=22, convolution_mac=29, reorder=0.8, quantize=0.8,
     ),
-    # AMD Zen 3, 3.2 GHz, 2 cores, each measured alone: products at depths of 256 to 4608, packing of f32 images and
-    # rows, F.linear and conv2d in f32, copies of 64 MB, ops on a handful of values (docs/cost.md)
+    # AMD Zen 3, 2 cores of a shared machine: fitted to 180 timings of 15 layers, M = N = 1 to 4 (docs/cost.md)
     "avx2": Rates(
-        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=10, float_us=5,
-        xnor_mac=106, xnor_sum=2.0,
-        pack_value=0.5, pack_plane=0.15, lookup=1.4, table_value=0.3, lut_sum=0.3,
-        linear_mac=13, convolution_mac=12.7, reorder=3, quantize=1.3,
+        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=27, cache_mb=16, kernel_us=10, float_us=5,
+        xnor_mac=83, xnor_sum=2.4,
+        pack_value=0.7, pack_plane=0.15, lookup=0.67, table_value=1.7, lut_sum=1.1,
+        linear_mac=9.9, convolution_mac=11.6, reorder=4.4, quantize=1.3,
     ),
     # The same machine without vectors: popcnt64 takes a word a cycle
     "portable": Rates(

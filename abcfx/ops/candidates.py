@@ -48,7 +48,7 @@ def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dic
     levels = _levels(plan)
 
     def kernel(form: str) -> Callable[[], object]:
-        ready = packed(weight, recipe)
+        ready = packed(weight, recipe._replace(method=form))
         if workload.geometry:
             return lambda: convolution.on_planes(x, weight, ready, None, *levels, workload.geometry, plan)
         return lambda: linear.on_planes(x, weight, ready, None, *levels, plan)

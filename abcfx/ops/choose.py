@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import prod
 
 import torch
 
@@ -25,6 +26,8 @@ from abcfx.plan import LayerPlan
 
 # Below this many channels a 64-bit word is mostly padding, and the dense op is faster.
 MIN_CHANNELS = 16
+# Larger windows would overflow the 16-bit sums of the table kernel (csrc/include/abcfx/lut.h).
+MAX_TAPS = 256
 
 _forced: ContextVar[str] = ContextVar("abcfx_form", default="")
 _tuning: ContextVar[bool] = ContextVar("abcfx_autotune", default=False)
@@ -46,7 +49,8 @@ class Choice:
 def choose(workload: Workload, plan: LayerPlan, device: torch.device) -> Choice:
     """The form of a layer with this work. The same question is answered from memory."""
     settings = (_forced.get() or debug.form_wanted(), _tuning.get() or debug.autotune_wanted())
-    return _choose(workload, plan, device.type, library.kernel_variant(), torch.get_num_threads(), *settings)
+    variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
+    return _choose(workload, plan, device.type, variants, torch.get_num_threads(), *settings)
 
 
 @contextmanager
@@ -71,9 +75,10 @@ def tuning(wanted: bool = True) -> Iterator[None]:
 
 @lru_cache(maxsize=4096)
 def _choose(
-    workload: Workload, plan: LayerPlan, device: str, variant: str, threads: int, forced: str, tune: bool
+    workload: Workload, plan: LayerPlan, device: str, variants: tuple[str, str], threads: int, forced: str, tune: bool
 ) -> Choice:
-    reasons = methods(workload, plan, device, variant)
+    variant = variants[0]
+    reasons = methods(workload, device, variants)
     forms = [form for form, reason in reasons.items() if reason is None]
     if forced:
         form = forced if forced in forms else "dense"
@@ -92,10 +97,13 @@ def _choose(
     return Choice(best, _sentence(best, ms, plan, tune, variant, threads), ms, tune)
 
 
-def methods(workload: Workload, plan: LayerPlan, device: str, variant: str) -> dict[str, str | None]:
-    """form → None if the layer can run in it, else the reason why not, a sentence for the user."""
-    common = _no_kernel(workload, device, variant)
-    return {"xnor": common, "lut": common or _no_table(workload), "dense": None}
+def methods(workload: Workload, device: str, variants: tuple[str, str]) -> dict[str, str | None]:
+    """form → None if the layer can run in it, else the reason why not, a sentence for the user.
+
+    variants  of the popcount kernel and of the table kernel that run here, as `library.kernel_variant` names them
+    """
+    common = _no_kernel(workload, device, variants[0])
+    return {"xnor": common, "lut": common or _no_table(workload, variants[1]), "dense": None}
 
 
 def _no_kernel(workload: Workload, device: str, variant: str) -> str | None:
@@ -113,11 +121,11 @@ def _no_kernel(workload: Workload, device: str, variant: str) -> str | None:
     return None
 
 
-def _no_table(workload: Workload) -> str | None:
-    if "lut" not in library.LISTS:
-        return "this build has no table kernel"
-    channels = workload.weight[1]
-    return f"{channels} channels per group; the table kernel needs an even number" if channels % 2 else None
+def _no_table(workload: Workload, variant: str) -> str | None:
+    if variant == "reference":
+        return "this machine has no vector shuffle that the table kernel is written for"
+    taps = prod(workload.weight[2:])
+    return f"{taps} taps; the table kernel takes at most {MAX_TAPS}" if taps > MAX_TAPS else None
 
 
 def _sentence(best: str, ms: Mapping[str, float], plan: LayerPlan, measured: bool, variant: str, threads: int) -> str:

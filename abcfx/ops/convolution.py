@@ -41,9 +41,10 @@ def convolution(
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
     last = suggest_memory_format(input) == torch.channels_last
     workload = Workload.convolution(weight.shape, input.dtype, input.shape, geometry, channels_last=last)
-    if choose(workload, plan, input.device).form == "dense":
+    form = choose(workload, plan, input.device).form
+    if form == "dense":
         return dense(input, weight, bias, scale, shift, geometry, plan, recipe)
-    return on_planes(input, weight, packed(weight, recipe), bias, scale, shift, geometry, plan)
+    return on_planes(input, weight, packed(weight, recipe._replace(method=form)), bias, scale, shift, geometry, plan)
 
 
 def dense(

@@ -36,9 +36,10 @@ def linear(
     plan = LayerPlan(*plan_arguments)
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel)
     workload = Workload.linear(weight.shape, input.dtype, input.shape)
-    if choose(workload, plan, input.device).form == "dense":
+    form = choose(workload, plan, input.device).form
+    if form == "dense":
         return dense(input, weight, bias, scale, shift, plan, recipe)
-    return on_planes(input, weight, packed(weight, recipe), bias, scale, shift, plan)
+    return on_planes(input, weight, packed(weight, recipe._replace(method=form)), bias, scale, shift, plan)
 
 
 def on_planes(

@@ -13,6 +13,7 @@ from abcfx.plan import LayerPlan
 
 TYPICAL_ROWS = 1024  # a layer whose input is not known is judged for this many output positions
 
+MAX_DIGIT = 5  # planes that one table of the lut form holds (csrc/cpu/lut/plan.h)
 # elementwise ops over the whole input that quantize it, run one by one: coded levels, and each thermometer plane
 CODED_PASSES, PLANE_PASSES = 8, 6
 
@@ -75,18 +76,20 @@ class Workload(NamedTuple):
 
     def dims(self, plan: LayerPlan, threads: int) -> Dims:
         rows, values = self.rows_and_values()
+        cols = self.weight[0] // self.groups
         coded, n = plan.levels == "coded", plan.activation_bases
         one_by_one = CODED_PASSES if coded else PLANE_PASSES * n
         return Dims(
             rows=rows,
-            cols=self.weight[0] // self.groups,
+            cols=cols,
             channels=self.weight[1],
             taps=prod(self.weight[2:]),
             groups=self.groups,
             values=values,
             M=plan.weight_bases,
             N=n,
-            tables=-(-n // 4) if coded else n,
+            tables=-(-n // MAX_DIGIT) if coded else n,
+            vectors=-(-plan.weight_bases // 2) if cols <= 16 else plan.weight_bases * -(-cols // 32),
             passes=1 if self.compiled else one_by_one,
             element_bytes=self.dtype.itemsize,
             convolution=int(bool(self.geometry)),

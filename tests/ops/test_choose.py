@@ -25,9 +25,15 @@ def conv(channels: int = 128, size: int = 28, batch: int = 1, geometry: tuple = 
     return Workload.convolution(weight, more.pop("dtype", torch.float32), image, geometry, compiled=True, **more)
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, popcount: str, table: str) -> None:
+    """A machine that runs these variants."""
+    variants = {"bgemm": popcount, "lut": table}
+    monkeypatch.setattr(library, "kernel_variant", lambda op="bgemm": variants[op])
+
+
 @pytest.fixture
 def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "kernel_variant", lambda: AVX512)
+    pretend(monkeypatch, AVX512, "avx512bw")
 
 
 NO_KERNEL = {
@@ -56,13 +62,12 @@ def test_where_no_kernel_applies_the_layer_is_dense_and_says_why(case: str, forc
 
 
 def test_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(library, "kernel_variant", lambda: "reference")
+    pretend(monkeypatch, "reference", "reference")
     choice = choose(conv(), LayerPlan(1, 1), CPU)
     assert choice.form == "dense"
     assert "doctor says why" in choice.reason
 
 
-@pytest.mark.usefixtures("avx512")
 @pytest.mark.parametrize(
     ("workload", "below", "above"),
     [
@@ -74,7 +79,7 @@ def test_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch):
     ids=["conv 64", "conv 256", "linear", "linear, one row"],
 )
 def test_break_even_depends_on_the_shape(workload: Workload, below: int, above: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(library, "LISTS", ("bgemm", "pack"))
+    pretend(monkeypatch, AVX512, "reference")
     for products, form in ((below, "xnor"), (above, "dense")):
         m = next(m for m in range(8, 0, -1) if products % m == 0)
         choice = choose(workload, LayerPlan(m, products // m), CPU)
@@ -84,17 +89,24 @@ def test_break_even_depends_on_the_shape(workload: Workload, below: int, above: 
     assert f"M·N = {above} is beyond the break-even of this shape: dense" in choice.reason
 
 
-def test_a_table_kernel_is_weighed_where_the_build_has_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(library, "LISTS", ("bgemm", "pack"))
-    assert methods(conv(), LayerPlan(), "cpu", "avx2")["lut"] == "this build has no table kernel"
-    monkeypatch.setattr(library, "LISTS", ("bgemm", "pack", "lut"))
-    assert methods(conv(), LayerPlan(), "cpu", "avx2") == {"xnor": None, "lut": None, "dense": None}
-    odd = Workload.linear((64, 129), torch.float32)
-    assert "needs an even number" in methods(odd, LayerPlan(), "cpu", "avx2")["lut"]
+def test_the_table_kernel_is_weighed_where_it_runs():
+    assert "no vector shuffle" in methods(conv(), "cpu", ("portable", "reference"))["lut"]
+    assert methods(conv(), "cpu", ("avx2", "avx2")) == {"xnor": None, "lut": None, "dense": None}
+    large = Workload.convolution((8, 64, 17, 17), torch.float32, None, PLAIN)
+    assert "289 taps; the table kernel takes at most 256" in methods(large, "cpu", ("avx2", "avx2"))["lut"]
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 4), (2, 2), (4, 4), (3, 5)])
+def test_more_activation_bases_cost_the_table_kernel_almost_nothing(m: int, n: int, monkeypatch: pytest.MonkeyPatch):
+    pretend(monkeypatch, "avx2", "avx2")
+    choice = choose(Workload.linear((1024, 1024), torch.float32, (256, 1024), True), LayerPlan(m, n), CPU)
+    assert choice.form == "lut"
+    one = choose(Workload.linear((1024, 1024), torch.float32, (256, 1024), True), LayerPlan(m, 1), CPU)
+    assert choice.ms["lut"] < 1.2 * one.ms["lut"]
 
 
 @pytest.mark.usefixtures("avx512")
-@pytest.mark.parametrize("form", ["xnor", "dense"])
+@pytest.mark.parametrize("form", ["xnor", "lut", "dense"])
 def test_a_form_can_be_forced(form: str, monkeypatch: pytest.MonkeyPatch):
     with forcing(form):
         assert choose(conv(), LayerPlan(3, 3), CPU).form == form
@@ -123,13 +135,13 @@ def test_the_work_of_a_convolution():
     assert dims.rows == rows.numel() // 24
     assert (dims.cols, dims.channels, dims.taps, dims.groups) == (12, 16, 9, 2)
     assert (dims.values, dims.element_bytes, dims.M, dims.N) == (4 * 32 * 9 * 10, 2, 3, 2)
-    assert (dims.tables, dims.passes, dims.convolution) == (1, 1, 1)
+    assert (dims.tables, dims.vectors, dims.passes, dims.convolution) == (1, 2, 1, 1)  # two planes share a vector
 
 
 def test_the_work_of_a_linear_layer():
     dims = Workload.linear((24, 96), torch.float32, (2, 5, 96)).dims(LayerPlan(2, 5), threads=1)
     assert (dims.rows, dims.cols, dims.channels, dims.values) == (10, 24, 96, 960)
-    assert (dims.tables, dims.passes, dims.convolution) == (2, CODED_PASSES, 0)
+    assert (dims.tables, dims.vectors, dims.passes, dims.convolution) == (1, 2, CODED_PASSES, 0)
     thermometer = Workload.linear((24, 96), torch.float32).dims(LayerPlan(2, 5, levels="thermometer"), 1)
     assert (thermometer.rows, thermometer.tables, thermometer.passes) == (TYPICAL_ROWS, 5, 5 * PLANE_PASSES)
 
