@@ -22,7 +22,7 @@ import abcfx
 from abcfx.cli.front import UsageError, usage_errors
 from abcfx.cli.machine import kernel_names, threads
 from abcfx.cli.models import MODEL_HELP, example_input, load_model
-from abcfx.cli.timing import Race, race
+from abcfx.bench.race import Race, race
 
 
 def main() -> int:
