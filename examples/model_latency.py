@@ -19,10 +19,10 @@ from rich.table import Table
 from torch import nn
 
 import abcfx
+from abcfx.bench.race import Race, race
 from abcfx.cli.front import UsageError, usage_errors
 from abcfx.cli.machine import kernel_names, threads
 from abcfx.cli.models import MODEL_HELP, example_input, load_model
-from abcfx.bench.race import Race, race
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from abcfx.bench.heats import Form, fastest, fresh_compiler, is_slow, run_heats
+from abcfx.bench.heats import SLOW, Form, fastest, fresh_compiler, is_slow, run_heats
 from abcfx.bench.race import FEW_ROUNDS, Laps, rough_s, run_laps
 from abcfx.bench.results import Measurement, OurResult, RivalResult
 from abcfx.bench.rivals import layer_rivals
@@ -40,7 +40,8 @@ def measure_layer(
     specs    for each (M, N, layout) the specs that differ in their method only: the fastest of them races
     tick     called with what comes next, between timings
     """
-    measurement = Measurement(workload.shape.name, str(workload.shape), {**asdict(workload.shape), "threads": threads()})
+    shape = workload.shape
+    measurement = Measurement(shape.name, str(shape), {**asdict(shape), "threads": torch.get_num_threads()})
     fresh_compiler()
     with torch.inference_mode():
         tick("checking the kernels")
@@ -96,7 +97,7 @@ def _rival(kind: str, heats: Sequence[Form], laps: Laps, few: Sequence[str]) -> 
         return RivalResult(None, None, forms, "; ".join(f"{name}: {why}" for name, why in forms.items()))
     best = min(raced, key=lambda name: laps.ms(f"{kind}: {name}").median)
     slow = f"{kind}: {best}" in few
-    note = f"over 20 times slower, so timed in {FEW_ROUNDS} rounds only" if slow else None
+    note = f"over {SLOW:g} times slower than our fastest, so timed in {FEW_ROUNDS} rounds only" if slow else None
     return RivalResult(best, laps.ms(f"{kind}: {best}"), forms, note=note)
 
 
@@ -111,7 +112,3 @@ def _our(one: Contestant, rivals: Mapping[str, RivalResult], laps: Laps) -> OurR
         kernel_ratios={kind: laps.ratio(name, apart) for kind, name in running.items()} if apart else {},
         error=one.error,
     )
-
-
-def threads() -> int:
-    return torch.get_num_threads()

@@ -90,7 +90,7 @@ def _orders(names: list[str]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Race:
-    """Two entrants: medians over the rounds in ms a call; ratio = rival / ours of each round, median and middle 80 %."""
+    """Two entrants: medians in ms a call; ratio = rival / ours of each round, its median and middle 80 %."""
 
     batch: int
     rival_ms: float

@@ -18,6 +18,10 @@ from abcfx.cli import machine
 
 Job = Callable[[Tick], Any]
 INTERRUPTED = 130
+LEGEND = (
+    "times are medians; a ratio is the median over the rounds, above 1 abcfx is faster; "
+    "no pack: with an input that is packed already"
+)
 
 
 class Bar:
@@ -87,7 +91,7 @@ def run_jobs(
 def finish(report: Report, console: Console, written: Sequence[object]) -> None:
     """The machine, the notes and the files, as the last lines."""
     console.print(machine.line(report.machine), style="dim", highlight=False, soft_wrap=True)
-    console.print("times: medians; ratios: medians of the rounds, above 1 abcfx is faster", style="dim")
+    console.print(LEGEND, style="dim", highlight=False)
     for note in report.notes:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
     if written:

@@ -11,21 +11,21 @@ from abcfx.bench.race import Spread
 from abcfx.bench.results import Measurement, OurResult, RivalResult
 from abcfx.cli.units import milliseconds
 
+SHORT = {"channels_last": "NHWC"}
+
 
 def race_table(measurement: Measurement) -> Group:
     """One workload: a row for each of ours against each rival; the rivals' forms and absences below."""
     kernels = any(ours.kernel_ms for ours in measurement.ours)
     layouts = len({ours.layout for ours in measurement.ours}) > 1
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("M,N", no_wrap=True)
-    if layouts:
-        table.add_column("input", no_wrap=True)
     for header in ("abcfx", "rival"):
         table.add_column(header, justify="right" if header == "abcfx" else "left", no_wrap=True)
     for header in ("its time", "rival / abcfx", "middle 80 %"):
         table.add_column(header, justify="right", no_wrap=True)
     if kernels:
-        table.add_column("without pack", justify="right", no_wrap=True)
+        table.add_column("no pack", justify="right", no_wrap=True)
     for ours in measurement.ours:
         _add_rows(table, ours, measurement.rivals, kernels, layouts)
     return Group(Text(measurement.title, "bold"), table, *_notes(measurement))
@@ -34,7 +34,8 @@ def race_table(measurement: Measurement) -> Group:
 def _add_rows(
     table: Table, ours: OurResult, rivals: dict[str, RivalResult], kernels: bool, layouts: bool
 ) -> None:
-    head = [f"{ours.M},{ours.N}", *([ours.layout] if layouts else []), milliseconds(ours.ms.median)]
+    layout = f" {SHORT.get(ours.layout, ours.layout)}" if layouts else ""
+    head = [f"{ours.M},{ours.N}{layout}", milliseconds(ours.ms.median)]
     if not ours.ratios:
         table.add_row(*head, "none ran")
     for row, (kind, ratio) in enumerate(ours.ratios.items()):

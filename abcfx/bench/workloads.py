@@ -116,7 +116,8 @@ class ConvShape:
 
     def __str__(self) -> str:
         stride = f"/{self.stride}" if self.stride > 1 else ""
-        return f"{self.kernel}x{self.kernel}{stride} {self.channels}→{self.outputs} at {self.image}², batch {self.batch}"
+        window, channels = f"{self.kernel}x{self.kernel}{stride}", f"{self.channels}→{self.outputs}"
+        return f"{window} {channels} at {self.image}², batch {self.batch}"
 
     def workload(self) -> Workload:
         return ConvWorkload(self)
@@ -128,7 +129,7 @@ Shape = LinearShape | ConvShape
 class Workload:
     """A float module with random weights, its input, and what makes the binary form of it.
 
-    Made outside inference mode, as users' parameters are: inference tensors have no version to cache a packed weight by.
+    Made outside inference mode, as users' parameters are: a packed weight is cached by the version of its tensor.
     """
 
     shape: Any

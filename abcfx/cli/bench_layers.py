@@ -10,7 +10,17 @@ from abcfx.bench.contest import measure_layer
 from abcfx.bench.tables import race_table
 from abcfx.bench.workloads import LAYOUTS, Shape
 from abcfx.cli.bench_options import (
-    Part, add_bases, add_common, add_method, add_only, add_rivals, bases_of, methods_of, run_report, set_up, specs_for,
+    Part,
+    add_bases,
+    add_common,
+    add_method,
+    add_only,
+    add_rivals,
+    bases_of,
+    methods_of,
+    run_report,
+    set_up,
+    specs_for,
 )  # fmt: skip
 from abcfx.cli.front import UsageError, positive, usage_errors
 
@@ -28,7 +38,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 def add_linear(parser: argparse.ArgumentParser) -> None:
     sizes = " ".join(f"{depth}x{outputs}" for depth, outputs in shapes.LINEARS)
-    parser.add_argument("--sizes", nargs="+", metavar="INxOUT", help=f"features in and out; one number for both ({sizes})")
+    parser.add_argument("--sizes", nargs="+", metavar="INxOUT", help=f"features; one number if both are equal ({sizes})")
     parser.add_argument("--batch", nargs="+", type=positive, help="rows of the input (1 256)")
     _add_shared(parser)
 

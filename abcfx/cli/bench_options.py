@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,10 +50,10 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_rivals(parser: argparse.ArgumentParser, default: Sequence[str], known: Sequence[str] = tuple(KINDS)) -> None:
+def add_rivals(parser: argparse.ArgumentParser, default: Sequence[str], known: Mapping[str, str] = KINDS) -> None:
     parser.add_argument(
-        "--rivals", nargs="+", choices=known, default=list(default), metavar="KIND",
-        help="; ".join(f"{kind}: {KINDS[kind]}" for kind in known) + f" ({' '.join(default)})",
+        "--rivals", nargs="+", choices=tuple(known), default=list(default), metavar="KIND",
+        help="; ".join(f"{kind}: {what}" for kind, what in known.items()) + f" ({' '.join(default)})",
     )  # fmt: skip
 
 
