@@ -20,7 +20,7 @@ from abcfx.bench.contest import Contestant, Tick, hold
 from abcfx.bench.heats import WARM_UP, fresh_compiler, run_heats
 from abcfx.bench.race import rough_s
 from abcfx.bench.results import Measurement
-from abcfx.bench.rivals import Call, Forms
+from abcfx.bench.rivals import Call, Forms, compiled, eager
 from abcfx.bench.workloads import TOLERANCE, Spec, WrongResult
 from abcfx.layers import ABCLayer
 
@@ -28,7 +28,7 @@ KINDS = ("f32", "bf16", "int8")
 # Forms of one model share its code; more of them than this would run eagerly, which is an error here and not a surprise
 FORMS_OF_ONE_CODE = 64
 # The compiled model may round its floats in another order, and a value that crosses a threshold moves by a whole level,
-# which later layers pass on: a few percent in the end. An output that has nothing to do with the right one is off by ≥ 1.
+# which later layers pass on: a few percent in the end. An output unrelated to the right one is off by 1 or more.
 COMPILED_TOLERANCE = 0.25
 # where quantize_pt2e lives: torch had it, torchao has it now
 PT2E = (
@@ -46,7 +46,7 @@ def measure_model(
     seconds: float,
     tick: Tick,
 ) -> Measurement:
-    """Quantize `model` with each (M, N), calibrate on `x`, compile, check, and race all of them and the rivals in turns.
+    """Quantize `model` with each (M, N), calibrate on `x`, compile and check; race all of them and the rivals in turns.
 
     Raises ValueError or RuntimeError as the model does on `x`, WrongResult if a quantized one computes something else.
     """
@@ -141,23 +141,18 @@ def model_rivals(model: nn.Module, x: Tensor, kinds: Sequence[str]) -> dict[str,
         return copy.deepcopy(model).bfloat16(), x.bfloat16() if x.is_floating_point() else x
 
     made: dict[str, Forms] = {
-        "f32": {"eager": lambda: _call(model, x), "compiled": lambda: _call(_compiled(model), x)},
+        "f32": {"eager": lambda: _first(eager(model, x)), "compiled": lambda: _first(compiled(model, x))},
         "bf16": {
-            "eager": lambda: _call(*half()),
-            "compiled": lambda: _call(_compiled(half()[0]), half()[1]),
+            "eager": lambda: _first(eager(*half())),
+            "compiled": lambda: _first(compiled(*half())),
         },
-        "int8": {"PT2E, x86 inductor": lambda: _call(_pt2e(model, x), x)},
+        "int8": {"PT2E, x86 inductor": lambda: _first(compiled(_pt2e(model, x), x))},
     }
     return {kind: made[kind] for kind in kinds}
 
 
-def _call(model: Callable[..., Any], x: Tensor) -> Call:
-    return lambda: first_tensor(model(x))
-
-
-def _compiled(model: nn.Module) -> Callable[..., Any]:
-    """By inductor, with weights as constants: batch norm folded, weights prepacked."""
-    return torch.compile(model, dynamic=False, options={"freezing": True})
+def _first(call: Callable[[], Any]) -> Call:
+    return lambda: first_tensor(call())
 
 
 def _pt2e(model: nn.Module, x: Tensor) -> Callable[..., Any]:
@@ -170,7 +165,7 @@ def _pt2e(model: nn.Module, x: Tensor) -> Callable[..., Any]:
         quantizer.set_global(quantizers.get_default_x86_inductor_quantization_config())
         prepared = convert.prepare_pt2e(exported, quantizer)
         prepared(x)
-        return _compiled(convert.convert_pt2e(prepared))
+        return convert.convert_pt2e(prepared)
 
 
 def _pt2e_modules() -> tuple[ModuleType, ModuleType]:

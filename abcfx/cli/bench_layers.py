@@ -38,7 +38,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 def add_linear(parser: argparse.ArgumentParser) -> None:
     sizes = " ".join(f"{depth}x{outputs}" for depth, outputs in shapes.LINEARS)
-    parser.add_argument("--sizes", nargs="+", metavar="INxOUT", help=f"features; one number if both are equal ({sizes})")
+    parser.add_argument("--sizes", nargs="+", metavar="INxOUT", help=f"features; or one number for both ({sizes})")
     parser.add_argument("--batch", nargs="+", type=positive, help="rows of the input (1 256)")
     _add_shared(parser)
 
