@@ -91,8 +91,9 @@ def hold(
 
 
 def _rival(kind: str, heats: Sequence[Form], laps: Laps, few: Sequence[str]) -> RivalResult:
-    forms = {form.name: form.reason if form.rough_ms is None else form.rough_ms for form in heats}
     raced = [form.name for form in heats if f"{kind}: {form.name}" in laps.seconds]
+    forms = {form.name: form.reason if form.rough_ms is None else form.rough_ms for form in heats}
+    forms |= {name: laps.ms(f"{kind}: {name}").median for name in raced}
     if not raced:
         return RivalResult(None, None, forms, "; ".join(f"{name}: {why}" for name, why in forms.items()))
     best = min(raced, key=lambda name: laps.ms(f"{kind}: {name}").median)

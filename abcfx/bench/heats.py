@@ -13,7 +13,7 @@ from abcfx.bench.rivals import Call, Forms
 
 WARM_UP = 3
 # Forms this close to the fastest one of their kind all race: a few calls cannot tell them apart.
-CLOSE = 1.15
+CLOSE = 1.25
 # More than this many times slower than ours, and a race would mostly wait for it.
 SLOW = 20.0
 

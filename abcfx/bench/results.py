@@ -21,7 +21,7 @@ class RivalResult:
     """A rival kind: the form that counted and its time, or the reason why none ran.
 
     ms       of one call of `form`
-    forms    rough ms of every form before the race, or the reason why it does not run
+    forms    ms of every form, or the reason why it does not run; rough and from before the race if it was not close
     note     what a reader must know, e.g. that it was timed in few rounds
     """
 

@@ -70,7 +70,7 @@ def run_jobs(
             for name, job in jobs:
                 bar.name = name
                 measurement = job(bar.tick)
-                if measurement not in report.measurements:
+                if not any(measurement is kept for kept in report.measurements):
                     report.measurements.append(measurement)
                 bar.advance()
                 with bar.hidden():

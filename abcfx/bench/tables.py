@@ -62,7 +62,7 @@ def _notes(measurement: Measurement) -> list[Text]:
             for name, found in rival.forms.items()
             if name != rival.form
         ]
-        text = f"{kind} is {rival.form}" + (f" (others, roughly: {'; '.join(others)})" if others else "")
+        text = f"{kind} is {rival.form}" + (f" (others: {'; '.join(others)})" if others else "")
         lines.append(Text(text + (f"; {rival.note}" if rival.note else ""), "dim"))
     chosen = {ours.method for ours in measurement.ours}
     lines.append(Text(f"abcfx kernels: {', '.join(sorted(chosen))}", "dim"))

@@ -111,13 +111,17 @@ def specs_for(pairs: Sequence[tuple[int, int]], layouts: Sequence[str], chosen: 
     return [[Spec(*pair, method, layout) for method in chosen] for layout in layouts for pair in pairs]
 
 
+def new_report(arguments: argparse.Namespace) -> Report:
+    options = {name: value for name, value in vars(arguments).items() if name not in ("run_part", "usual_seconds")}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return Report(command_line(), settings)
+
+
 def run_report(
     arguments: argparse.Namespace, jobs: Sequence[tuple[str, Job]], show: Callable[[Any], RenderableType]
 ) -> int:
     """Measure, print each result as it comes, and write --json, also after Ctrl-C."""
-    options = {name: value for name, value in vars(arguments).items() if name not in ("run_part", "usual_seconds")}
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    report, console = Report(command_line(), settings), Console()
+    report, console = new_report(arguments), Console()
 
     def keep() -> None:
         if arguments.json is not None:
