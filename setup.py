@@ -32,6 +32,10 @@ FLAGS = {
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq", "-mavx2", "-mfma"),
         "-Wno-maybe-uninitialized",  # gcc 12: false alarms from its own intrinsics
     ],
+    "x86_avx512bw.cpp": [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
+        "-Wno-maybe-uninitialized",
+    ],
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 BUILD_ERRORS = (CompileError, LinkError, ExecError, PlatformError, RuntimeError, OSError, subprocess.SubprocessError)

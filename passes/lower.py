@@ -21,9 +21,9 @@ from torch.fx import GraphModule, Node
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
 from abcfx.graph import SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
 from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
 from abcfx.plan import LayerPlan
-from abcfx.quant.bits import LANES, words_for
 
 aten, abc, abc_k = torch.ops.aten, torch.ops.abc, torch.ops.abc_k
 FORM = "abcfx_form"  # node.meta: what `_decide` found for an abc node
@@ -276,11 +276,10 @@ def _decide(
 def packed_shapes(weight: tuple[int, ...], recipe: WeightRecipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shapes and dtypes of what `weight_cache.packed` makes of a weight [o, channels/groups, *kernel]."""
     outputs, channels, *kernel = weight
-    taps = torch.Size(kernel).numel()
-    blocks = -(-(outputs // recipe.groups) // LANES)
-    bits = (recipe.groups, blocks, recipe.weight_bases, taps * words_for(channels), LANES)
+    taps, lanes = torch.Size(kernel).numel(), lanes_of(recipe.method)
+    bits = packed_shape(recipe.weight_bases, outputs, taps, channels, recipe.groups, lanes)
     return {
-        "bits": (bits, torch.int64),
+        "bits": (bits, packed_dtype(lanes)),
         "alpha": ((recipe.weight_bases, outputs), torch.float32),
         "tap_sums": ((outputs, taps), torch.float32),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d as float_conv2d
 
 from abcfx.ops import library
-from abcfx.ops.kernel_linear import weight_signs
+from abcfx.ops.kernel_weights import weight_signs
 from abcfx.ops.schema import ABC_K
 from abcfx.quant import activations, bits
 

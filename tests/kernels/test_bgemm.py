@@ -12,7 +12,7 @@ from kernel_abi import BAD_SHAPE, BGEMM, OK, VARIANTS, Guarded, call, fenced, va
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from abcfx.ops.kernel_pack import pack_weights
+from abcfx.ops.kernel_weights import pack_weights
 from abcfx.quant import bits
 
 

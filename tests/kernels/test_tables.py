@@ -12,7 +12,7 @@ from kernel_abi import BAD_SHAPE, BITWEIGHTS, OK, PADDING, VARIANTS, Guarded, P,
 from torch.nn.functional import conv2d, pad
 
 from abcfx.ops import library
-from abcfx.ops.kernel_pack import pack_weights
+from abcfx.ops.kernel_weights import pack_weights
 
 
 @pytest.mark.parametrize("channels", [1, 3, 63, 64, 65, 200])
@@ -86,8 +86,10 @@ def test_base_is_the_convolution_of_the_constant(size, kernel, stride, dilation,
 
 def test_the_lists_name_every_variant_best_first() -> None:
     variant("bgemm", "reference")
-    for op in library.LISTS:
+    for op in ("bgemm", "pack"):
         assert [name for name in VARIANTS if name in library.variants(op)] == list(library.variants(op))
+    lookup = [name for name in ("avx512bw", "avx2", "reference") if name in library.variants("lut")]
+    assert lookup == list(library.variants("lut"))
 
 
 def run(variant_name: str, expression: str) -> str:
@@ -109,4 +111,5 @@ def test_an_unknown_variant_is_ignored_and_reported() -> None:
     chosen, problem = run("quick", "library.kernel_variant(), library.problem(), sep='\\n'").splitlines()
     best = next(name for name, missing in library.variants().items() if missing is None)
     assert chosen == best
-    assert problem == f"ABCFX_KERNEL=quick is ignored: the bgemm variants are {', '.join(library.variants())}"
+    known = dict.fromkeys(name for op in library.LISTS for name in library.variants(op))
+    assert problem == f"ABCFX_KERNEL=quick is ignored: the variants are {', '.join(known)}"
