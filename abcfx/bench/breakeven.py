@@ -60,7 +60,7 @@ class ShapeMap:
     skipped: list[tuple[int, int]] = field(default_factory=list)
 
     def last_win(self, kind: str) -> Cell | None:
-        """The cell with the largest M·N that still beats this rival, the one with the best ratio if there are several."""
+        """The cell with the largest M·N that still beats this rival; of several, the one with the best ratio."""
         wins = [cell for cell in self.cells if kind in cell.ratios and cell.ratios[kind].median >= 1]
         return max(wins, key=lambda cell: (cell.products, cell.ratios[kind].median), default=None)
 

@@ -13,6 +13,7 @@ from abcfx.bench.race import FEW_ROUNDS, Laps, rough_s, run_laps
 from abcfx.bench.results import Measurement, OurResult, RivalResult
 from abcfx.bench.rivals import layer_rivals
 from abcfx.bench.workloads import Binary, Spec, Workload
+from abcfx.cli.front import one_line
 
 Tick = Callable[[str], None]
 
@@ -58,14 +59,20 @@ def measure_layer(
 
 
 def best_method(workload: Workload, specs: Sequence[Spec]) -> Contestant:
-    """The fastest of these specs; each is checked before it is timed."""
-    found = []
+    """The fastest of these specs; each is checked before it is timed. ValueError if none runs on such a layer."""
+    found, reasons = [], []
     for spec in specs:
-        binary: Binary = workload.binary(spec)
-        error = binary.check()
+        try:
+            binary: Binary = workload.binary(spec)
+            error = binary.check()
+        except RuntimeError as refused:  # a kernel that does not take such a layer says so
+            reasons.append(f"{spec.method}: {one_line(refused)}")
+            continue
         kernel = binary.kernel()
         kernel()
         found.append(Contestant(spec, binary.whole, 1e3 * rough_s(binary.whole), kernel, error))
+    if not found:
+        raise ValueError(f"no kernel runs {workload.shape}: {'; '.join(reasons)}")
     return min(found, key=lambda one: one.rough_ms)
 
 

@@ -26,7 +26,7 @@ def breakeven_page(report: Report) -> str:
     if not report.complete:
         parts += ["**Incomplete:** " + "; ".join(report.notes or ["not everything was measured"]) + ".", ""]
     parts += ["## Largest M·N that still wins", ""]
-    parts += _table(*breakeven_rows(maps)) + [""]
+    parts += [*_table(*breakeven_rows(maps)), ""]
     parts += ["## Every cell", "", CELLS, ""]
     for found in maps:
         parts += _shape_section(found)
@@ -70,7 +70,7 @@ def _shape_section(found: ShapeMap) -> list[str]:
             continue
         note = f"; {rival.note}" if rival.note else ""
         parts += [f"Against {kind}, {rival.form}, {milliseconds(rival.ms.median)}{note}:", ""]
-        parts += _table(*_grid(found, kind)) + [""]
+        parts += [*_table(*_grid(found, kind)), ""]
     return parts
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abcfx.ops.convolution import in_layout_of
+from abcfx.ops.kernel_weights import METHODS
 from abcfx.ops.weight_cache import PackedWeight, WeightRecipe, dequantized, fitted, packed
 from abcfx.quant import activations
 from abcfx.quant.weights import dequantize_bases, unflatten_weight
@@ -49,13 +50,13 @@ class Levels(NamedTuple):
 
 def methods() -> list[str]:
     """The kernel methods there are."""
-    return ["xnor"]
+    return list(METHODS)
 
 
 def recipe_for(M: int, method: str) -> WeightRecipe:
     if method not in methods():
         raise ValueError(f"method must be one of {', '.join(methods())}, got {method!r}")
-    return WeightRecipe(M, BASIS, True)
+    return WeightRecipe(M, BASIS, True, method=method)
 
 
 def levels_for(N: int) -> Levels:
@@ -163,11 +164,11 @@ class Workload:
 
     def refitted(self, recipe: WeightRecipe) -> Tensor:
         """Ŵ from a fit of its own, kept for the next check."""
-        kept = self.__dict__.setdefault("_refitted", {})
-        if recipe not in kept:
+        kept, key = self.__dict__.setdefault("_refitted", {}), recipe.fit()
+        if key not in kept:
             bases, scales, shape = fitted(self.weight, recipe)
-            kept[recipe] = unflatten_weight(dequantize_bases(bases, scales).view(shape), self.weight.shape)
-        return kept[recipe]
+            kept[key] = unflatten_weight(dequantize_bases(bases, scales).view(shape), self.weight.shape)
+        return kept[key]
 
     def dense(self, spec: Spec) -> tuple[nn.Module, Tensor]:
         """The dequantized form, as a module and its input: what runs beyond break-even."""

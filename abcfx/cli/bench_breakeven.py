@@ -33,7 +33,7 @@ from abcfx.plan import MAX_BASES
 
 def add_breakeven(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("abcfx_bench"), metavar="DIR", help="results (./abcfx_bench)")
-    parser.add_argument("--max", type=positive, default=MAX_BASES, metavar="BASES", help=f"largest M and N ({MAX_BASES})")
+    parser.add_argument("--max", type=positive, default=MAX_BASES, help=f"largest M and N ({MAX_BASES})")
     add_only(parser)
     add_rivals(parser, LAYER_RIVALS)
     add_method(parser)
