@@ -13,7 +13,7 @@ from abcfx.bench.race import FEW_ROUNDS, Laps, rough_s, run_laps
 from abcfx.bench.results import Measurement, OurResult, RivalResult
 from abcfx.bench.rivals import layer_rivals
 from abcfx.bench.workloads import Binary, Spec, Workload
-from abcfx.cli.front import one_line
+from abcfx.cli.front import UsageError, one_line
 
 Tick = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def measure_layer(
 
 
 def best_method(workload: Workload, specs: Sequence[Spec]) -> Contestant:
-    """The fastest of these specs; each is checked before it is timed. ValueError if none runs on such a layer."""
+    """The fastest of these specs; each is checked before it is timed. UsageError if none runs on such a layer."""
     found, reasons = [], []
     for spec in specs:
         try:
@@ -72,7 +72,7 @@ def best_method(workload: Workload, specs: Sequence[Spec]) -> Contestant:
         kernel()
         found.append(Contestant(spec, binary.whole, 1e3 * rough_s(binary.whole), kernel, error))
     if not found:
-        raise ValueError(f"no kernel runs {workload.shape}: {'; '.join(reasons)}")
+        raise UsageError(f"no kernel runs {workload.shape}: {'; '.join(reasons)}")
     return min(found, key=lambda one: one.rough_ms)
 
 

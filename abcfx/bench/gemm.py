@@ -114,14 +114,14 @@ def _rate(shape: LinearShape, one: Contestant, threads: int, rivals: dict[str, s
 
 def gemm_table(found: GemmMeasurement) -> Group:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-    for header in ("M,N", "threads", "time", "bit MACs/s", "per core", "scaling", *(f"{kind} /" for kind in KINDS)):
+    headers = ("M,N", "kernel", "threads", "time", "bit MACs/s", "per core", "scaling")
+    for header in (*headers, *(f"{kind} /" for kind in KINDS)):
         table.add_column(header, justify="right", no_wrap=True)
     for rate in found.rates:
         table.add_row(
-            f"{rate.M},{rate.N}", str(rate.threads), milliseconds(rate.ms.median), count(rate.macs_per_s),
+            f"{rate.M},{rate.N}", rate.method, str(rate.threads), milliseconds(rate.ms.median), count(rate.macs_per_s),
             count(rate.macs_per_s_and_core), "" if rate.scaling is None else f"{rate.scaling.median:.2f}×",
             *(f"{rate.ratios[kind].median:.2f}×" if kind in rate.ratios else "" for kind in KINDS),
         )  # fmt: skip
-    chosen = ", ".join(sorted({rate.method for rate in found.rates}))
     forms = "; ".join(f"{kind} is {form}" for kind, form in found.forms.items())
-    return Group(Text(found.title, "bold"), table, Text(f"{forms}; abcfx kernels: {chosen}", "dim"), Text(""))
+    return Group(Text(found.title, "bold"), table, Text(f"{forms}", "dim"), Text(""))

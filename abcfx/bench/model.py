@@ -160,7 +160,7 @@ def _pt2e(model: nn.Module, x: Tensor) -> Callable[..., Any]:
     convert, quantizers = _pt2e_modules()
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone()
-        exported = torch.export.export(copy.deepcopy(model), (x,)).module()
+        exported = torch.export.export(copy.deepcopy(model), (x,), strict=True).module()
         quantizer = quantizers.X86InductorQuantizer()
         quantizer.set_global(quantizers.get_default_x86_inductor_quantization_config())
         prepared = convert.prepare_pt2e(exported, quantizer)

@@ -18,10 +18,7 @@ from abcfx.cli import machine
 
 Job = Callable[[Tick], Any]
 INTERRUPTED = 130
-LEGEND = (
-    "times are medians; a ratio is the median over the rounds, above 1 abcfx is faster; "
-    "no pack: with an input that is packed already"
-)
+LEGEND = "times are medians; a ratio is the median over the rounds: above 1 abcfx is faster"
 
 
 class Bar:

@@ -34,8 +34,7 @@ def race_table(measurement: Measurement) -> Group:
 def _add_rows(
     table: Table, ours: OurResult, rivals: dict[str, RivalResult], kernels: bool, layouts: bool
 ) -> None:
-    layout = f" {SHORT.get(ours.layout, ours.layout)}" if layouts else ""
-    head = [f"{ours.M},{ours.N}{layout}", milliseconds(ours.ms.median)]
+    head = [_label(ours, layouts), milliseconds(ours.ms.median)]
     if not ours.ratios:
         table.add_row(*head, "none ran")
     for row, (kind, ratio) in enumerate(ours.ratios.items()):
@@ -45,6 +44,20 @@ def _add_rows(
             *(head if row == 0 else [""] * len(head)), kind, milliseconds(time.median) if time else "",
             speed(ratio), f"{ratio.low:.2f}–{ratio.high:.2f}", *apart, end_section=row == len(ours.ratios) - 1,
         )  # fmt: skip
+
+
+def _label(ours: OurResult, layouts: bool) -> str:
+    return f"{ours.M},{ours.N}" + (f" {SHORT.get(ours.layout, ours.layout)}" if layouts else "")
+
+
+def _methods(found: list[OurResult]) -> str:
+    """ "lut", or "xnor for 1,1; lut for 2,2 and 3,3"."""
+    names = list(dict.fromkeys(ours.method for ours in found))
+    if len(names) == 1:
+        return names[0]
+    layouts = len({ours.layout for ours in found}) > 1
+    members = {name: [_label(ours, layouts) for ours in found if ours.method == name] for name in names}
+    return "; ".join(f"{name} for {' and '.join(labels)}" for name, labels in members.items())
 
 
 def speed(ratio: Spread) -> Text:
@@ -64,8 +77,9 @@ def _notes(measurement: Measurement) -> list[Text]:
         ]
         text = f"{kind} is {rival.form}" + (f" (others: {'; '.join(others)})" if others else "")
         lines.append(Text(text + (f"; {rival.note}" if rival.note else ""), "dim"))
-    chosen = {ours.method for ours in measurement.ours}
-    lines.append(Text(f"abcfx kernels: {', '.join(sorted(chosen))}", "dim"))
+    lines.append(Text(f"abcfx kernels: {_methods(measurement.ours)}", "dim"))
+    if any(ours.kernel_ms for ours in measurement.ours):
+        lines.append(Text("no pack: the ratio for an input that is packed already", "dim"))
     if measurement.disturbed:
         lines.append(Text("Something else kept the processor busy: the wide ranges say how much.", "yellow"))
     return [*lines, Text("")]

@@ -6,10 +6,11 @@ import argparse
 
 from abcfx.bench.model import KINDS, measure_model
 from abcfx.bench.tables import race_table
-from abcfx.cli.bench_options import Part, add_bases, add_common, add_rivals, bases_of, run_report, set_up
+from abcfx.cli.bench_options import DEFAULT_BASES, Part, add_bases, add_common, add_rivals, bases_of, run_report, set_up
 from abcfx.cli.front import UsageError, one_line
 from abcfx.cli.models import MODEL_HELP, example_input, load_model
 
+QUICK_BASES = ("2,2",)
 MODEL_RIVALS = {
     "f32": "compiled and eager, channels_last",
     "bf16": "the same in bf16",
@@ -28,9 +29,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def run_model(arguments: argparse.Namespace) -> int:
     set_up(arguments)
+    if arguments.quick and arguments.bases is DEFAULT_BASES:
+        arguments.bases = QUICK_BASES
     pairs = bases_of(arguments)
-    if arguments.quick:
-        pairs = pairs[:2]
     model = load_model(arguments.model, arguments.unsafe_load)
     x = example_input(arguments.input or ("1,1,28,28" if arguments.model == "demo" else "1,3,224,224"))
 
