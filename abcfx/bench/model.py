@@ -107,6 +107,7 @@ def _contestant(model: nn.Module, x: Tensor, pair: tuple[int, int], layout: str)
     return Contestant(Spec(*pair, "chosen per layer", layout), call, 1e3 * rough_s(call), error=error)
 
 
+@torch.no_grad()
 def check_layers(quantized: nn.Module, x: Tensor) -> None:
     """Each quantized layer, on the input it gets here, against its own f64 form: the float op on Â and Ŵ."""
     inputs: dict[ABCLayer, tuple] = {}

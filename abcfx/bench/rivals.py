@@ -65,14 +65,20 @@ def eager(model: nn.Module, *inputs: Tensor) -> Call:
 
 
 def _float_forms(module: nn.Module, inputs: dict[str, Tensor]) -> Forms:
-    """Eager on each layout of the input, compiled on the first."""
+    """Eager on each layout of the input, with a weight of that layout; compiled on the first."""
     first = next(iter(inputs))
     several = len(inputs) > 1
     forms: dict[str, Build] = {
-        f"eager {name}" if several else "eager": lambda x=x: eager(module, x) for name, x in inputs.items()
+        f"eager {name}" if several else "eager": lambda name=name, x=x: eager(_in_layout(module, name), x)
+        for name, x in inputs.items()
     }
     forms[f"compiled {first}" if several else "compiled"] = lambda: compiled(module, inputs[first])
     return forms
+
+
+def _in_layout(module: nn.Module, layout: str) -> nn.Module:
+    """The weight decides in which layout oneDNN computes; the module of a workload has the first one."""
+    return copy.deepcopy(module).to(memory_format=torch.contiguous_format) if layout == "NCHW" else module
 
 
 def _dense_forms(workload: Workload, spec: Spec) -> Forms:
@@ -118,7 +124,8 @@ def _linear_int8(workload: Workload, engine: str, quantized_input: bool) -> Call
     ops, weight, x = torch.ops.quantized, _int8_weight(workload.weight, engine), workload.input("rows")
     packed = _with_engine(engine, lambda: ops.linear_prepack(weight, workload.bias))
     if not quantized_input:
-        return lambda: ops.linear_dynamic(x, packed)
+        # 7-bit activations, as torch's own dynamic Linear has them: without VNNI the sums of 8-bit ones saturate
+        return lambda: ops.linear_dynamic(x, packed, reduce_range=True)
     q = torch.quantize_per_tensor(x, OUT_SCALE, ZERO_POINT, torch.quint8)
     return lambda: ops.linear(q, packed, OUT_SCALE, ZERO_POINT)
 
