@@ -1,46 +1,129 @@
-"""Does a layer run on bit planes, or as one dense op on dequantized operands? Decided here and nowhere else."""
+"""In which form does a layer run: on bit planes, by tables, or as one dense op? Decided here and nowhere else.
+
+    xnor    pack the input, then M·N popcount products     lut    pack the input, then table lookups
+    dense   the float op on dequantized operands: always possible, and the fastest beyond the break-even
+
+The cost model (abcfx/cost) says which, in microseconds; with autotuning each shape is measured once and the answer kept
+(abcfx/autotune.py). All forms give the same values up to the order of f32 sums.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+
 import torch
 
+from abcfx import debug
+from abcfx.cost import predict, rates_for
 from abcfx.ops import library
+from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 
 # Below this many channels a 64-bit word is mostly padding, and the dense op is faster.
 MIN_CHANNELS = 16
 
-# Largest M·N that still beats f32 on the variant the library chose; measured on 3x3 convolutions with 128 and more
-# channels, two threads, pack included (`python -m abcfx bench` comes with the cost model).
-BREAK_EVEN = {"avx512vpopcnt": 16, "avx2": 4, "portable": 1}
+_forced: ContextVar[str] = ContextVar("abcfx_form", default="")
+_tuning: ContextVar[bool] = ContextVar("abcfx_autotune", default=False)
 
 
-def kernel_or_reason(
-    kind: str,
-    weight: tuple[int, ...],
-    groups: int,
-    dtype: torch.dtype,
-    plan: LayerPlan,
-    device: torch.device = torch.device("cpu"),  # noqa: B008  immutable
-) -> str | None:
-    """None if the layer runs on the binary kernels, else why it runs in the dequantized form.
-
-    kind     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d" ...
-    weight   shape of the float weight; [o, channels/groups, *kernel] for a convolution
+@dataclass(frozen=True)
+class Choice:
+    """form      "xnor", "lut" or "dense"
+    reason    one sentence: why this form
+    ms        predicted (or measured) milliseconds of each form that applies; empty if there was no choice to make
     """
-    if kind not in ("linear", "conv1d", "conv2d"):
-        return f"{kind} has no binary kernel"
-    if device.type not in ("cpu", "meta"):
-        return f"no binary kernel for {device.type} yet"
-    if dtype == torch.float64:
+
+    form: str
+    reason: str
+    ms: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = False
+
+
+def choose(workload: Workload, plan: LayerPlan, device: torch.device) -> Choice:
+    """The form of a layer with this work. The same question is answered from memory."""
+    settings = (_forced.get() or debug.form_wanted(), _tuning.get() or debug.autotune_wanted())
+    return _choose(workload, plan, device.type, library.kernel_variant(), torch.get_num_threads(), *settings)
+
+
+@contextmanager
+def forcing(form: str) -> Iterator[None]:
+    """Inside, layers run in this form wherever it applies, as with ABCFX_FORM."""
+    token = _forced.set(form)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def tuning(wanted: bool = True) -> Iterator[None]:
+    """Inside, unknown shapes are measured, as with ABCFX_AUTOTUNE=1."""
+    token = _tuning.set(wanted)
+    try:
+        yield
+    finally:
+        _tuning.reset(token)
+
+
+@lru_cache(maxsize=4096)
+def _choose(
+    workload: Workload, plan: LayerPlan, device: str, variant: str, threads: int, forced: str, tune: bool
+) -> Choice:
+    reasons = methods(workload, plan, device, variant)
+    forms = [form for form, reason in reasons.items() if reason is None]
+    if forced:
+        form = forced if forced in forms else "dense"
+        return Choice(form, reasons[forced] or f"{debug.FORM}={forced}")
+    if forms == ["dense"]:
+        return Choice("dense", str(reasons["xnor"]))
+    if tune and device == "cpu" and workload.input is not None:
+        from abcfx.ops.candidates import measure  # it runs the layers, which ask this file
+
+        ms = measure(workload, plan, forms)
+    else:
+        tune = False
+        predicted = predict(workload.dims(plan, threads), rates_for(variant))
+        ms = {form: predicted[form] for form in forms}
+    best = min(ms, key=ms.__getitem__)
+    return Choice(best, _sentence(best, ms, plan, tune, variant, threads), ms, tune)
+
+
+def methods(workload: Workload, plan: LayerPlan, device: str, variant: str) -> dict[str, str | None]:
+    """form → None if the layer can run in it, else the reason why not, a sentence for the user."""
+    common = _no_kernel(workload, device, variant)
+    return {"xnor": common, "lut": common or _no_table(workload), "dense": None}
+
+
+def _no_kernel(workload: Workload, device: str, variant: str) -> str | None:
+    if workload.kind not in ("linear", "conv1d", "conv2d"):
+        return f"{workload.kind} has no binary kernel"
+    if device not in ("cpu", "meta"):
+        return f"no binary kernel for {device} yet"
+    if workload.dtype == torch.float64:
         return "float64 input: the kernels combine in float32"
-    if weight[1] < MIN_CHANNELS:
-        return f"{weight[1]} channels per group; the binary kernel needs {MIN_CHANNELS} to pay"
-    variant = library.kernel_variant()
+    channels = workload.weight[1]
+    if channels < MIN_CHANNELS:
+        return f"{channels} channels per group; the binary kernel needs {MIN_CHANNELS} to pay"
     if variant == "reference":
         return "the compiled kernels are not loaded (python -m abcfx doctor says why)"
-    limit = BREAK_EVEN[variant]
-    products = plan.weight_bases * plan.activation_bases
-    if products > limit:
-        return f"M·N = {products} is beyond the break-even of {limit} on {variant}"
     return None
+
+
+def _no_table(workload: Workload) -> str | None:
+    if "lut" not in library.LISTS:
+        return "this build has no table kernel"
+    channels = workload.weight[1]
+    return f"{channels} channels per group; the table kernel needs an even number" if channels % 2 else None
+
+
+def _sentence(best: str, ms: Mapping[str, float], plan: LayerPlan, measured: bool, variant: str, threads: int) -> str:
+    times = ", ".join(f"{form} {value:.3g} ms" for form, value in sorted(ms.items(), key=lambda pair: pair[1]))
+    how = f"{'measured' if measured else 'predicted'}, {variant}, {threads} thread{'s' if threads > 1 else ''}"
+    if best != "dense":
+        return f"{times} ({how})"
+    products = plan.weight_bases * plan.activation_bases
+    return f"M·N = {products} is beyond the break-even of this shape: {times} ({how})"

@@ -34,7 +34,7 @@ def linear(
     n = bits_.shape[0]
     beta, constant = activations.coefficients(scale, shift, n, levels)
     a = bits.unpack(bits_, depth)
-    w = weight_signs(weight_bits, alpha.shape[1], 1, depth).reshape(alpha.shape[0], alpha.shape[1], depth)
+    w = weight_signs(weight_bits, *alpha.shape, 1, depth).reshape(*alpha.shape, depth)
     base = constant * tap_sums[:, 0] if bias is None else constant * tap_sums[:, 0] + bias
     return torch.einsum("q,po,qrk,pok->ro", beta, alpha, a, w) + base
 

@@ -182,7 +182,8 @@ def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
     if kept is not None and _is_current(owner, kept.version):  # a training step packs first: one fit serves both
         shape = flatten_weight(weight.detach(), recipe.transposed, recipe.groups).shape
         outputs, taps, channels = shape
-        signs = weight_signs(kept.value.bits, outputs // recipe.groups, taps, channels)
+        bits, m = kept.value.bits, recipe.weight_bases
+        signs = weight_signs(bits, m, outputs // recipe.groups, taps, channels)
         bases, scales = signs.reshape(-1, outputs, taps * channels), kept.value.alpha
     else:
         bases, scales, shape = fitted(weight, recipe)

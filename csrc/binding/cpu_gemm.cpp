@@ -32,7 +32,8 @@ struct Weights {
     if (lookup) {
       const int64_t lanes = abcfx_lut_lanes(nullptr);
       bits = expect(op, "weight_bits", weight_bits, ScalarType::Byte,
-                    {groups, ceil_div(cols, lanes), bases, taps, ceil_div(channels, 8), lanes});
+                    {groups, ceil_div(cols, lanes), abcfx_lut_vectors(bases, cols, lanes), taps, ceil_div(channels, 8),
+                     lanes});
     } else {
       bits = expect(op, "weight_bits", weight_bits, ScalarType::Long,
                     {groups, ceil_div(cols, ABCFX_LANES), bases, taps * ceil_div(channels, 64), ABCFX_LANES});

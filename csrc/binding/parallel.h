@@ -93,7 +93,8 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   const int64_t blocks = product.groups * ceil_div(product.cols, lanes);
   if (rows == 0 || blocks == 0) return ABCFX_OK;
   const int64_t plane = product.kernel_h * product.kernel_w * ceil_div(args.channels, 8);
-  const int64_t block_bytes = product.weight_bases * plane * lanes, work = rows * (blocks * block_bytes / 64 + plane);
+  const int64_t block_bytes = abcfx_lut_vectors(product.weight_bases, product.cols, lanes) * plane * lanes;
+  const int64_t work = rows * (blocks * block_bytes / 64 + plane);
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
 

@@ -28,6 +28,8 @@ MORE = [
     Case(64, 2, 2, cols=16, kernel=(1, 1), stride=(2, 2), size=(9, 9), images=2),
     Case(16, 2, 2, cols=16, kernel=(3, 3), size=(60, 60)),  # several strips
     Case(4096, 1, 5, cols=8, size=(1, 3)),
+    *(Case(48, m, 2, cols=16, kernel=(3, 3), size=(6, 9)) for m in (1, 2, 3, 4)),
+    Case(16, 3, 3, cols=32, kernel=(3, 3), groups=2, size=(6, 9)),
 ]
 
 
@@ -127,7 +129,8 @@ def test_bad_shapes_are_refused(name: str, field: str, value: int) -> None:
 
 @pytest.mark.parametrize("lanes", [32, 64])
 @pytest.mark.parametrize(
-    ("m", "outputs", "taps", "channels", "groups"), [(1, 1, 1, 1, 1), (3, 70, 9, 21, 1), (2, 66, 4, 64, 3)]
+    ("m", "outputs", "taps", "channels", "groups"),
+    [(1, 1, 1, 1, 1), (3, 70, 9, 21, 1), (2, 66, 4, 64, 3), (3, 16, 9, 16, 1), (5, 60, 2, 9, 2)],
 )
 def test_packed_weights_equal_the_reference(
     m: int, outputs: int, taps: int, channels: int, groups: int, lanes: int
@@ -144,7 +147,7 @@ def test_packed_weights_equal_the_reference(
     assert call("abcfx_lut_pack", args) == OK
     assert torch.equal(dst.tensor.view(torch.uint8).view_as(wanted), wanted)
     assert dst.walls_intact()
-    signs = weight_signs(wanted, outputs // groups, taps, channels).reshape(m, outputs, taps, channels)
+    signs = weight_signs(wanted, m, outputs // groups, taps, channels).reshape(m, outputs, taps, channels)
     assert torch.equal(signs, bases.float())
     args.lanes = 16
     assert call("abcfx_lut_pack", args) == BAD_SHAPE

@@ -42,3 +42,6 @@ int64_t abcfx_lut_lanes(const char* name) {
 }
 
 int64_t abcfx_lut_scratch_bytes(const abcfx_lut_args* args) { return scratch_bytes(*args); }
+int64_t abcfx_lut_vectors(int64_t weight_bases, int64_t cols, int64_t lanes) {
+  return vectors_of(weight_bases, cols, lanes);
+}

@@ -8,21 +8,23 @@ int abcfx_lut_pack(const abcfx_lut_pack_args* args) {
       args->block_end > args->groups * ceil_of(cols, lanes)) {
     return ABCFX_BAD_SHAPE;
   }
-  const int64_t per_group = ceil_of(cols, lanes);
+  const int64_t per_group = ceil_of(cols, lanes), fold = fold_of(cols, lanes), vectors = ceil_of(args->bases, fold);
+  uint8_t* dst = args->dst + args->block_begin * vectors * taps * pairs * lanes;
   for (int64_t b = args->block_begin; b < args->block_end; ++b) {
-    for (int64_t p = 0; p < args->bases; ++p) {
-      uint8_t* dst = args->dst + (b * args->bases + p) * taps * pairs * lanes;
-      for (int64_t lane = 0; lane < lanes; ++lane) {
+    for (int64_t v = 0; v < vectors; ++v, dst += taps * pairs * lanes) {
+      for (int64_t byte = 0; byte < lanes; ++byte) {
+        const int64_t p = fold == 2 ? 2 * v + byte % 2 : v;
+        const int64_t lane = fold == 2 ? byte / 2 : byte / 2 + byte % 2 * (lanes / 2);
         const int64_t col = b % per_group * lanes + lane;
+        const bool real = p < args->bases && col < cols;
         const int8_t* src = args->src + ((p * args->groups + b / per_group) * cols + col) * taps * channels;
-        uint8_t* byte = dst + 2 * (lane % (lanes / 2)) + lane / (lanes / 2);
         for (int64_t t = 0; t < taps; ++t) {
-          for (int64_t i = 0; i < pairs; ++i, byte += lanes) {
+          for (int64_t i = 0; i < pairs; ++i) {
             unsigned bits = 0;
-            for (int64_t c = 8 * i; col < cols && c < channels && c < 8 * i + 8; ++c) {
+            for (int64_t c = 8 * i; real && c < channels && c < 8 * i + 8; ++c) {
               bits |= (unsigned)(src[t * channels + c] < 0) << (c - 8 * i);
             }
-            *byte = (uint8_t)bits;
+            dst[(t * pairs + i) * lanes + byte] = (uint8_t)bits;
           }
         }
       }

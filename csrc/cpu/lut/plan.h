@@ -83,6 +83,12 @@ static inline Shape shape_of(const abcfx_lut_args& args) {
   return shape;
 }
 
+/// Planes of the weights that share a vector, and vectors a block (abcfx/lut.h).
+static inline int64_t fold_of(int64_t cols, int64_t lanes) { return 2 * cols <= lanes ? 2 : 1; }
+static inline int64_t vectors_of(int64_t bases, int64_t cols, int64_t lanes) {
+  return ceil_of(bases, fold_of(cols, lanes));
+}
+
 /// Output pixels [x, x + width) of output lines [y, y + lines) of image n.
 struct Strip {
   int64_t n, y, x, lines, width;

@@ -31,7 +31,8 @@ struct Work {
   int64_t group, first_pair, pairs;
   bool start;  ///< the first digit and chunk start from base; the later ones add to dst
   uint8_t* tables;
-  float* scales;  ///< [blocks in range][weight_bases][lanes], 2 beta alpha; 0 past the last channel
+  int64_t fold, vectors;
+  float* scales;  ///< [blocks in range][vectors][lanes], 2 beta alpha in the order of the 16-bit sums; 0 for no channel
   Walk walk;
   int64_t channels;   ///< row stride of dst
   int32_t middle;     ///< floor(Z / 2): the sum over the window of T is Z / 2 + (product) / 2
@@ -112,17 +113,20 @@ static inline __attribute__((always_inline)) void look_up(const Walk& walk, int6
 }
 
 /// to = from + 2 beta alpha * (sum of T - Z / 2) for one row and the first `count` float vectors of a block, the 16-bit
-/// difference being exact.
+/// difference being exact. Folded, the odd sums are the second plane of the same output channels.
 template <class V>
 static inline __attribute__((always_inline)) void add_scaled(const Work& work, const uint8_t* sums, const float* scales,
                                                              const float* from, float* to, int64_t count) {
   const typename V::vec middle = V::set16((short)work.middle), odd = V::load(sums + V::LANES);
   const typename V::vec even = V::low8to16(V::load(sums), odd);
   const typename V::vec value[2] = {V::sub16(even, middle), V::sub16(odd, middle)};
+  const bool folded = work.fold == 2;
   UNROLL for (int i = 0; i < 4; ++i) {
-    if (i >= count) break;
+    const int place = folded ? i % 2 : i;
+    if (place >= count) continue;
+    const typename V::fvec before = V::fload((folded && i >= 2 ? to : from) + place * V::FLOATS);
     const typename V::fvec exact = V::fsub(V::to_float(value[i / 2], i % 2), V::fset(work.half));
-    V::fstore(to + i * V::FLOATS, V::fmadd(V::fload(scales + i * V::FLOATS), exact, V::fload(from + i * V::FLOATS)));
+    V::fstore(to + place * V::FLOATS, V::fmadd(V::fload(scales + i * V::FLOATS), exact, before));
   }
 }
 
@@ -148,17 +152,17 @@ static void tile(const Work& work, int64_t row, int64_t block_begin, int64_t blo
     const int64_t left = product.cols - in_group, real = left < V::LANES ? left : V::LANES;
     const int64_t count = ceil_of(real, V::FLOATS);
     const bool whole = real % V::FLOATS == 0;  // else the last vector would run past the last channel: through a copy
-    const uint8_t* w = work.args->w + b * product.weight_bases * plane + work.first_pair * V::LANES;
-    const float* scales = work.scales + (b - product.block_begin) * product.weight_bases * V::LANES;
+    const uint8_t* w = work.args->w + b * work.vectors * plane + work.first_pair * V::LANES;
+    const float* scales = work.scales + (b - product.block_begin) * work.vectors * V::LANES;
     alignas(64) float copy[ROWS][V::LANES];
     alignas(64) uint8_t sums[ROWS * 2 * V::LANES];
     for (int r = 0; !whole && r < ROWS; ++r) memcpy(copy[r], base[r] + channel, real * sizeof(float));
-    for (int64_t p = 0; p < product.weight_bases; ++p) {
-      look_up<V, ROWS, REGISTERS>(work.walk, work.digit.flush_pairs, tables, w + p * plane, sums);
+    for (int64_t v = 0; v < work.vectors; ++v) {
+      look_up<V, ROWS, REGISTERS>(work.walk, work.digit.flush_pairs, tables, w + v * plane, sums);
       for (int r = 0; r < ROWS; ++r) {
         float* to = whole ? dst[r] + channel : copy[r];
-        const float* from = whole && p == 0 ? base[r] + channel : to;
-        add_scaled<V>(work, sums + 2 * r * V::LANES, scales + p * V::LANES, from, to, count);
+        const float* from = whole && v == 0 ? base[r] + channel : to;
+        add_scaled<V>(work, sums + 2 * r * V::LANES, scales + v * V::LANES, from, to, count);
       }
     }
     for (int r = 0; !whole && r < ROWS; ++r) memcpy(dst[r] + channel, copy[r], real * sizeof(float));
@@ -174,9 +178,13 @@ static void make_scales(const Work& work) {
   float* scale = work.scales;
   for (int64_t b = product.block_begin; b < product.block_end; ++b) {
     const int64_t first = b % per_group * V::LANES;
-    for (int64_t p = 0; p < product.weight_bases; ++p) {
-      const float* alpha = product.alpha + p * work.channels + b / per_group * product.cols + first;
-      for (int64_t o = 0; o < V::LANES; ++o) *scale++ = first + o < product.cols ? factor * alpha[o] : 0.0f;
+    for (int64_t v = 0; v < work.vectors; ++v) {
+      for (int64_t i = 0; i < V::LANES; ++i) {
+        const bool second = work.fold == 2 && i >= V::LANES / 2;
+        const int64_t p = work.fold * v + second, o = first + (second ? i - V::LANES / 2 : i);
+        const bool real = p < product.weight_bases && o < product.cols;
+        *scale++ = real ? factor * product.alpha[p * work.channels + b / per_group * product.cols + o] : 0.0f;
+      }
     }
   }
 }
@@ -238,6 +246,8 @@ static int run_product(const abcfx_lut_args& args) {
   work.args = &args;
   work.shape = shape_of(args);
   work.channels = product.groups * product.cols;
+  work.fold = fold_of(product.cols, V::LANES);
+  work.vectors = ceil_of(product.weight_bases, work.fold);
   work.tables = (uint8_t*)args.scratch;
   work.scales = (float*)(work.tables + table_bytes(work.shape) / 64 * 64);
   const Digits digits = digits_of(product);

@@ -13,8 +13,9 @@ struct Output {
   /// Weight sign of channel c under tap t in plane p.
   int32_t weight(int64_t p, int64_t t, int64_t c) const {
     const int64_t taps = args.product.kernel_h * args.product.kernel_w, pairs = ceil_of(args.channels, 8);
-    const int64_t byte = 2 * (lane % (LANES / 2)) + lane / (LANES / 2);
-    const uint8_t bits = args.w[(((block * args.product.weight_bases + p) * taps + t) * pairs + c / 8) * LANES + byte];
+    const int64_t fold = fold_of(args.product.cols, LANES), vectors = ceil_of(args.product.weight_bases, fold);
+    const int64_t byte = fold == 2 ? 2 * lane + p % 2 : 2 * (lane % (LANES / 2)) + lane / (LANES / 2);
+    const uint8_t bits = args.w[(((block * vectors + p / fold) * taps + t) * pairs + c / 8) * LANES + byte];
     return bits >> (c % 8) & 1 ? -1 : 1;
   }
 

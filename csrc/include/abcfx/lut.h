@@ -22,9 +22,12 @@ extern "C" {
 /// four multiply-adds of D planes for each of `lanes` output channels. The work is that of M products, not of M * N.
 /// Bits past the last channel are 0 in both operands: they add L to T wherever the pixel lies, a constant.
 ///
-/// w      [groups][ceil(cols / lanes)][weight_bases][kernel_h * kernel_w][ceil(channels / 8)][lanes] bytes
-///        a byte holds the weight bits of eight channels of one output channel, channel 8 i + b in bit b; output channel
-///        c of a block is byte 2 * (c % (lanes / 2)) + c / (lanes / 2), so that 16-bit sums come out in order
+/// w      [groups][ceil(cols / lanes)][vectors][kernel_h * kernel_w][ceil(channels / 8)][lanes] bytes
+///        a byte holds the weight bits of eight channels of one output channel, channel 8 i + b in bit b
+///        vectors = weight_bases; output channel c of a block is byte 2 * (c % (lanes / 2)) + c / (lanes / 2), so that
+///        16-bit sums come out in order
+///        if cols <= lanes / 2, two planes share a vector: vectors = ceil(weight_bases / 2), output channel c of plane p
+///        is byte 2 * c + p % 2 of vector p / 2; bytes that belong to no output channel or plane are 0
 /// Everything else is as in abcfx/bgemm.h, but blocks are `lanes` output channels wide, and `product.w` is not read.
 struct abcfx_lut_args {
   struct abcfx_bgemm_args product;
@@ -49,6 +52,9 @@ ABCFX_API const char* abcfx_lut_variant(int index);
 ABCFX_API const char* abcfx_lut_missing(int index);
 /// Output channels in a block of the variant that runs (or of the one of this name): 32 or 64; 0 for an unknown name.
 ABCFX_API int64_t abcfx_lut_lanes(const char* name);
+
+/// Vectors a block, as above.
+ABCFX_API int64_t abcfx_lut_vectors(int64_t weight_bases, int64_t cols, int64_t lanes);
 
 /// Pack fitted weight bases into `w`.
 ///
