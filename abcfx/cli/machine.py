@@ -1,10 +1,13 @@
-"""What this machine has: threads, compilers, kernels. Read by the demo and the doctor."""
+"""What this machine has: threads, compilers, kernels. Read by the demo, the doctor and the benchmark."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -42,3 +45,36 @@ def threads() -> str:
     """ "2 threads" as PyTorch has them."""
     count = torch.get_num_threads()
     return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, object]:
+    """What a timing depends on, for JSON."""
+    return {
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "kernels": kernel_names(),
+        "torch": torch.__version__,
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def line(described: Mapping[str, object]) -> str:
+    """What `describe` found, on one line."""
+    d, plural = described, "s" if described["threads"] != 1 else ""
+    return (
+        f"{d['cpu']}, {d['threads']} thread{plural} of {d['cores']} cores; abcfx kernels {d['kernels']}; "
+        f"torch {d['torch']} ({d['torch_isa']})"
+    )

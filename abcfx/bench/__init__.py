@@ -1,0 +1,1 @@
+"""Measuring abcfx against its rivals: what runs, who it races, how it is timed, and how it is kept and shown."""
