@@ -14,7 +14,7 @@ import abcfx
 from abcfx import autotune
 from abcfx.cost import RATES, Dims, fit
 from abcfx.ops import candidates, library
-from abcfx.ops.choose import choose, forcing, tuning
+from abcfx.ops.choose import choose, forcing, methods, tuning
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 
