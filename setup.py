@@ -27,7 +27,7 @@ LIBRARY = "abcfx._kernels"
 TORCH_TARGET = "0x020a000000000000"  # the oldest LibTorch that the library loads into: 2.10
 COMMON = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off"]
 FLAGS = {
-    "x86_avx2.cpp": ["-mavx2", "-mfma", "-mpopcnt"],
+    "x86_avx2.cpp": ["-mavx2", "-mfma", "-mpopcnt", "-mf16c"],
     "x86_avx512vpopcnt.cpp": [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq", "-mavx2", "-mfma"),
         "-Wno-maybe-uninitialized",  # gcc 12: false alarms from its own intrinsics

@@ -6,13 +6,16 @@
 namespace abcfx {
 namespace {
 
+/// Bytes that are worth a thread: several microseconds at the speed of the caches; waking a thread takes half of one.
+constexpr int64_t PACK_TASK_BYTES = 1 << 17;
+
 /// Splits the padded lines over tasks, or the pixels of one line if that is all there is.
 int run_lines(const abcfx_pack_args& args) {
   const int64_t lines = args.images * (args.height + args.top + args.bottom);
   if (lines == 0) return ABCFX_OK;
-  const int64_t work = args.images * args.height * args.width * args.channels / 4;
+  const int64_t bytes = args.images * args.height * args.width * args.channels * (args.dtype == ABCFX_F32 ? 4 : 2);
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
+  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(bytes / PACK_TASK_BYTES, 1, threads * TASKS_PER_THREAD);
   const bool by_pixels = lines == 1;
   const int64_t count = by_pixels ? args.width : lines;
   const int64_t step = std::max<int64_t>(ceil_div(count, wanted), 1);
@@ -26,24 +29,31 @@ int run_lines(const abcfx_pack_args& args) {
   });
 }
 
-void fill_levels(abcfx_pack_args& args, const Levels& levels) {
+/// Everything but the geometry.
+abcfx_pack_args operands(const Tensor& input, int64_t dtype, const Levels& levels, const ChannelAffine& affine,
+                         Tensor& dst) {
+  abcfx_pack_args args = {};
+  args.src = input.const_data_ptr();
+  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
   args.scale = levels.scale.const_data_ptr<float>();
   args.shift = levels.shift.const_data_ptr<float>();
+  args.gain = affine.gain ? affine.gain->const_data_ptr<float>() : nullptr;
+  args.offset = affine.offset ? affine.offset->const_data_ptr<float>() : nullptr;
+  args.dtype = dtype;
   args.levels = levels.kind;
   args.planes = levels.planes;
+  return args;
 }
 
 }  // namespace
 
-Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text) {
+Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
+                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset) {
   const Levels levels("pack_rows", scale, shift, planes, text);
-  expect_strided("pack_rows", input, 2);
-  const int64_t rows = input.size(0), depth = input.size(1);
+  const int64_t dtype = expect_strided("pack_rows", input, 2), rows = input.size(0), depth = input.size(1);
+  const ChannelAffine affine("pack_rows", gain, offset, depth);
   Tensor dst = torch::stable::new_empty(input, {planes, rows, ceil_div(depth, 64)}, ScalarType::Long);
-  abcfx_pack_args args = {};
-  args.src = input.const_data_ptr<float>();
-  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
-  fill_levels(args, levels);
+  abcfx_pack_args args = operands(input, dtype, levels, affine, dst);
   args.images = args.height = args.groups = 1;
   args.channels = depth;
   args.width = rows;
@@ -57,20 +67,19 @@ Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, 
 }
 
 Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
-                  int64_t groups, std::vector<int64_t> padding) {
+                  int64_t groups, std::vector<int64_t> padding, const std::optional<Tensor>& gain,
+                  const std::optional<Tensor>& offset) {
   const Levels levels("pack_image", scale, shift, planes, text);
-  expect_strided("pack_image", input, 4);
+  const int64_t dtype = expect_strided("pack_image", input, 4);
   expect_pair("pack_image", "padding", padding, 0);
   const int64_t images = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3);
   STD_TORCH_CHECK(groups >= 1 && channels % groups == 0, "abc_k::pack_image: ", channels,
                   " channels cannot be split into ", groups, " groups");
+  const ChannelAffine affine("pack_image", gain, offset, channels);
   const int64_t pixel = groups * ceil_div(channels / groups, 64);
   Tensor dst = torch::stable::new_empty(
       input, {images, height + 2 * padding[0], planes, width + 2 * padding[1], pixel}, ScalarType::Long);
-  abcfx_pack_args args = {};
-  args.src = input.const_data_ptr<float>();
-  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
-  fill_levels(args, levels);
+  abcfx_pack_args args = operands(input, dtype, levels, affine, dst);
   args.images = images;
   args.channels = channels;
   args.height = height;

@@ -1,4 +1,6 @@
 #pragma once
+#include <optional>
+
 #include "abcfx/pack.h"
 #include "check.h"
 
@@ -36,13 +38,29 @@ struct Levels {
   }
 };
 
-/// An f32 CPU tensor with any strides.
-inline void expect_strided(const char* op, const Tensor& input, int64_t dims) {
+/// A CPU tensor of a type that the pack kernels read, with any strides -> its abcfx_dtype.
+inline int64_t expect_strided(const char* op, const Tensor& input, int64_t dims) {
   STD_TORCH_CHECK(input.is_cpu(), "abc_k::", op, ": input must be a CPU tensor");
-  STD_TORCH_CHECK(input.scalar_type() == ScalarType::Float, "abc_k::", op, ": input must be Float, got ",
-                  torch::headeronly::toString(input.scalar_type()));
   STD_TORCH_CHECK(input.dim() == dims, "abc_k::", op, ": input must have ", dims, " dimensions, got shape ",
                   shape_text(input));
+  const ScalarType type = input.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, "abc_k::", op,
+                  ": input must be Float, BFloat16 or Half, got ", torch::headeronly::toString(type), "; cast it");
+  return type == ScalarType::Float ? ABCFX_F32 : type == ScalarType::BFloat16 ? ABCFX_BF16 : ABCFX_F16;
 }
+
+/// gain and offset of a batch norm in front, one for each channel: both given or neither.
+struct ChannelAffine {
+  std::optional<Tensor> gain, offset;
+
+  ChannelAffine(const char* op, const std::optional<Tensor>& gain_argument,
+                const std::optional<Tensor>& offset_argument, int64_t channels) {
+    STD_TORCH_CHECK(gain_argument.has_value() == offset_argument.has_value(), "abc_k::", op,
+                    ": gain and offset go together, got only ", gain_argument ? "gain" : "offset");
+    if (!gain_argument) return;
+    gain = expect(op, "gain", *gain_argument, ScalarType::Float, {channels});
+    offset = expect(op, "offset", *offset_argument, ScalarType::Float, {channels});
+  }
+};
 
 }  // namespace abcfx

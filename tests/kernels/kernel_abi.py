@@ -32,9 +32,9 @@ BGEMM = structure(
 )
 PACK = structure(
     "abcfx_pack_args",
-    "src dst scale shift levels planes images channels height width stride_n stride_c stride_h stride_w "
-    "top left bottom right groups line_begin line_end pixel_begin pixel_end",
-    dict.fromkeys("src dst scale shift".split(), P),
+    "src dst scale shift gain offset dtype levels planes images channels height width "
+    "stride_n stride_c stride_h stride_w top left bottom right groups line_begin line_end pixel_begin pixel_end",
+    dict.fromkeys("src dst scale shift gain offset".split(), P),
 )
 BITWEIGHTS = structure(
     "abcfx_bitweights_args", "src dst bases groups cols taps channels block_begin block_end", {"src": P, "dst": P}

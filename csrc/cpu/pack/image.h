@@ -10,8 +10,8 @@
 struct Levels {
   bool coded;
   int planes;
-  float shift, inverse, top;           ///< coded: o, 1 / scale, 2^planes - 1
-  float threshold[ABCFX_MAX_BASES];    ///< thermometer: 0.5 - shift[q]
+  float shift, inverse, top;         ///< coded: o, 1 / scale, 2^planes - 1
+  float threshold[ABCFX_MAX_BASES];  ///< thermometer: 0.5 - shift[q]
 };
 
 struct Job {
@@ -20,6 +20,7 @@ struct Job {
   int64_t group_channels, words;  ///< of one group
   int64_t pixel;                  ///< words of one pixel: groups * words
   int64_t plane_step;             ///< words from a plane to the next: padded width * pixel
+  int64_t line_step;              ///< words from a padded line to the next: all planes
 };
 
 static inline bool valid(const abcfx_pack_args& args) {
@@ -28,7 +29,9 @@ static inline bool valid(const abcfx_pack_args& args) {
          args.top >= 0 && args.left >= 0 && args.bottom >= 0 && args.right >= 0 && args.line_begin >= 0 &&
          args.line_end <= args.images * (args.height + args.top + args.bottom) && args.pixel_begin >= 0 &&
          args.pixel_begin <= args.pixel_end && args.pixel_end <= args.width &&
-         (args.levels == ABCFX_CODED || args.levels == ABCFX_THERMOMETER);
+         (args.levels == ABCFX_CODED || args.levels == ABCFX_THERMOMETER) &&
+         (args.dtype == ABCFX_F32 || args.dtype == ABCFX_BF16 || args.dtype == ABCFX_F16) &&
+         (args.gain == nullptr) == (args.offset == nullptr);
 }
 
 static inline Job job_of(const abcfx_pack_args& args) {
@@ -47,29 +50,47 @@ static inline Job job_of(const abcfx_pack_args& args) {
   job.words = (job.group_channels + 63) / 64;
   job.pixel = args.groups * job.words;
   job.plane_step = (args.left + args.width + args.right) * job.pixel;
+  job.line_step = args.planes * job.plane_step;
   return job;
 }
 
-/// Zeroes padding and calls interior(src, dst) for every line with pixels: src at channel 0 of the line's first pixel,
-/// dst at the first word of plane 0 of that pixel. The caller loops over [pixel_begin, pixel_end).
+/// Zeroes what padding of this line belongs to the job's range; false if the line is nothing but padding.
+static inline bool pad_line(const Job& job, int64_t y, uint64_t* dst) {
+  const abcfx_pack_args& args = *job.args;
+  const bool first = args.pixel_begin == 0, last = args.pixel_end == args.width;
+  if (y < 0 || y >= args.height) {
+    if (first) memset(dst, 0, sizeof(uint64_t) * job.line_step);
+    return false;
+  }
+  for (int64_t q = 0; q < args.planes; ++q) {
+    uint64_t* plane = dst + q * job.plane_step;
+    if (first) memset(plane, 0, sizeof(uint64_t) * args.left * job.pixel);
+    if (last) memset(plane + (args.left + args.width) * job.pixel, 0, sizeof(uint64_t) * args.right * job.pixel);
+  }
+  return true;
+}
+
+/// Zeroes padding and calls interior(from, dst, lines) for lines with pixels: `from` is the element of channel 0 of the
+/// first pixel (pixel 0, also if the range starts later), dst the first word of plane 0 of that pixel, and `lines` the
+/// number of lines. It is more than one only where all their pixels are wanted and lie `stride_w` apart from the first
+/// to the last, in src: small images (7 x 7) are then as long as a block of pixels wants.
 template <class Interior>
-static int for_each_line(const Job& job, const Interior& interior) {
+static int for_each_run(const Job& job, const Interior& interior) {
   const abcfx_pack_args& args = *job.args;
   const int64_t padded_h = args.top + args.height + args.bottom;
-  const bool first = args.pixel_begin == 0, last = args.pixel_end == args.width;
-  for (int64_t line = args.line_begin; line < args.line_end; ++line) {
+  const bool joined = args.pixel_begin == 0 && args.pixel_end == args.width && args.stride_h == args.width * args.stride_w;
+  for (int64_t line = args.line_begin; line < args.line_end;) {
     const int64_t n = line / padded_h, y = line % padded_h - args.top;
-    uint64_t* dst = args.dst + line * args.planes * job.plane_step;
-    if (y < 0 || y >= args.height) {
-      if (first) memset(dst, 0, sizeof(uint64_t) * args.planes * job.plane_step);
-      continue;
+    uint64_t* dst = args.dst + line * job.line_step;
+    int64_t lines = 1;
+    const bool has_pixels = pad_line(job, y, dst);
+    if (has_pixels && joined) {
+      for (; line + lines < args.line_end && y + lines < args.height; ++lines) {
+        pad_line(job, y + lines, dst + lines * job.line_step);
+      }
     }
-    for (int64_t q = 0; q < args.planes; ++q) {
-      uint64_t* plane = dst + q * job.plane_step;
-      if (first) memset(plane, 0, sizeof(uint64_t) * args.left * job.pixel);
-      if (last) memset(plane + (args.left + args.width) * job.pixel, 0, sizeof(uint64_t) * args.right * job.pixel);
-    }
-    interior(args.src + n * args.stride_n + y * args.stride_h, dst + args.left * job.pixel);
+    if (has_pixels) interior(n * args.stride_n + y * args.stride_h, dst + args.left * job.pixel, lines);
+    line += lines;
   }
   return ABCFX_OK;
 }

@@ -1,20 +1,85 @@
-// Any machine: every value is read and quantized once, its bits go to the words of all planes.
-#include "scalar.h"
+// Any machine: every value is read and quantized once, to a code of one byte. Eight codes in a 64-bit register give
+// their bits q to one byte by a multiplication, whose partial products do not overlap.
+#include <type_traits>
+
+#include "walk.h"
+
+namespace {
+
+/// Bit q of eight bytes, byte 0 first.
+inline uint64_t gather_bits(const uint8_t* codes, int q) {
+  uint64_t bytes;
+  memcpy(&bytes, codes, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  bytes = __builtin_bswap64(bytes);
+#endif
+  return ((bytes >> q & 0x0101010101010101) * 0x0102040810204080) >> 56;
+}
+
+template <class T, bool CODED, bool WITH_AFFINE>
+struct Kernel {
+  using Value = T;
+  static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = true;
+  static constexpr int TILE = 32;
+  static constexpr bool is_short(int64_t) { return false; }
+
+  Levels levels;
+  int64_t plane_step;
+
+  uint8_t code(T x, float gain, float offset) const {
+    const float value = AFFINE ? widen(x) * gain + offset : widen(x);
+    if (!CODED) return (uint8_t)code_of(levels, value);
+    // code_of without the call to rintf: adding 1.5 * 2^23 leaves the integer in the low bits, rounded half to even
+    const float t = (value - levels.shift) * levels.inverse, low = t > 0.0f ? t : 0.0f;
+    return (uint8_t)bits_of_float((low < levels.top ? low : levels.top) + 0x1.8p23f);
+  }
+
+  void store(const uint8_t codes[64], int64_t count, uint64_t* dst) const {
+    for (int q = 0; q < levels.planes; ++q, dst += plane_step) {
+      uint64_t plus = 0;
+      for (int b = 0; b < 64; b += 8) plus |= gather_bits(codes + b, q) << b;
+      *dst = ~plus & low_bits(count);
+    }
+  }
+
+  void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const {
+    uint8_t codes[64] = {};
+    for (int64_t c = 0; c < count; ++c) {
+      codes[c] = AFFINE ? code(src[c], affine.gain[c], affine.offset[c]) : code(src[c], 0, 0);
+    }
+    store(codes, count, dst);
+  }
+
+  void words(const T* src, const Affine& affine, int64_t n, uint64_t* dst) const {
+    for (int64_t i = 0; i < n; ++i) word(src + 64 * i, affine.from(64 * i), 64, dst + i);
+  }
+
+  void short_words(const T*, int64_t, const Affine&, int64_t, int64_t, uint64_t*) const {}
+
+  void tile(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
+            uint64_t* dst) const {
+    uint8_t codes[TILE][64] = {};
+    for (int64_t c = 0; c < count; ++c) {
+      const float gain = AFFINE ? affine.gain[c] : 0, offset = AFFINE ? affine.offset[c] : 0;
+      for (int64_t p = 0; p < pixels; ++p) codes[p][c] = code(src[c * step + p], gain, offset);
+    }
+    for (int64_t p = 0; p < pixels; ++p) store(codes[p], count, dst + at[p]);
+  }
+};
+
+template <class T>
+int pack(const Job& job) {
+  const bool affine = job.args->gain != nullptr;
+  if (job.levels.coded && affine) return walk(job, Kernel<T, true, true>{job.levels, job.plane_step});
+  if (job.levels.coded) return walk(job, Kernel<T, true, false>{job.levels, job.plane_step});
+  if (affine) return walk(job, Kernel<T, false, true>{job.levels, job.plane_step});
+  return walk(job, Kernel<T, false, false>{job.levels, job.plane_step});
+}
+
+}  // namespace
 
 extern "C" int abcfx_pack_portable(const abcfx_pack_args* args) {
   if (!valid(*args)) return ABCFX_BAD_SHAPE;
   const Job job = job_of(*args);
-  return for_each_line(job, [&](const float* src, uint64_t* dst) {
-    for (int64_t x = args->pixel_begin; x < args->pixel_end; ++x) {
-      for_each_word(job, [&](int64_t channel, int64_t count, int64_t place) {
-        const float* values = src + x * args->stride_w + channel * args->stride_c;
-        uint64_t words[ABCFX_MAX_BASES] = {};
-        for (int64_t b = 0; b < count; ++b) {
-          const unsigned minus = ~code_of(job.levels, values[b * args->stride_c]);
-          for (int64_t q = 0; q < args->planes; ++q) words[q] |= (uint64_t)(minus >> q & 1) << b;
-        }
-        for (int64_t q = 0; q < args->planes; ++q) dst[q * job.plane_step + x * job.pixel + place] = words[q];
-      });
-    }
-  });
+  return with_type(job, [&](auto type) { return pack<std::remove_cvref_t<decltype(*type)>>(job); });
 }

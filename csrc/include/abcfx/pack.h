@@ -10,26 +10,35 @@ extern "C" {
 
 enum abcfx_levels { ABCFX_CODED = 0, ABCFX_THERMOMETER = 1 };
 
-/// Quantize an f32 image to bit planes, one pass, all planes, written into an already padded bit image.
+enum abcfx_dtype { ABCFX_F32 = 0, ABCFX_BF16 = 1, ABCFX_F16 = 2 };
+
+/// Quantize an image to bit planes, one pass, all planes, written into an already padded bit image.
 ///
-///   coded:        k = clamp(rint((x - shift[0]) * (1 / scale[0])), 0, 2^planes - 1), plane q holds NOT bit q of k
-///   thermometer:  plane q is -1 (bit set) unless x >= 0.5 - shift[q]
+///   value:        x, or x * gain[c] + offset[c] (two f32 roundings) if there is an affine
+///   coded:        k = clamp(rint((value - shift[0]) * (1 / scale[0])), 0, 2^planes - 1), plane q holds NOT bit q of k
+///   thermometer:  plane q is -1 (bit set) unless value >= 0.5 - shift[q]
 ///
-/// rint is round-half-to-even, the arithmetic is f32 in exactly this order (no fused multiply-add), and a NaN compares
-/// false: it gives code 0 in both forms. So the planes equal those of abcfx.quant.activations bit for bit.
+/// x is widened to f32 exactly. rint is round-half-to-even, the arithmetic is f32 in exactly this order (no fused
+/// multiply-add), and a NaN compares false: it gives code 0 in both forms. So the planes equal those of
+/// abcfx.quant.activations bit for bit.
 ///
-/// src   f32, element (n, c, y, x) at n*stride_n + c*stride_c + y*stride_h + x*stride_w
+/// src   `dtype`, element (n, c, y, x) at n*stride_n + c*stride_c + y*stride_h + x*stride_w
+/// gain, offset   f32[channels], over all groups; both NULL: no affine
 /// dst   [images][height + top + bottom][planes][width + left + right][groups * words]
 ///       words = ceil(channels / groups / 64)
 ///       bit b of word i of a group is channel 64 i + b of that group; tail bits and padding pixels are 0
 /// Works on lines [line_begin, line_end) of the images * (height + top + bottom) padded lines and, in each, on pixels
 /// [pixel_begin, pixel_end) of `width`: callers own the threads. Padding goes with the range that touches it (left with
 /// pixel 0, right with pixel `width`, a padded line with pixel 0), so disjoint ranges write disjoint words.
+/// Fast where channels or pixels are contiguous; other strides are copied, a block at a time, into the first cache.
 struct abcfx_pack_args {
-  const float* src;
+  const void* src;
   uint64_t* dst;
   const float* scale;
   const float* shift;
+  const float* gain;
+  const float* offset;
+  int64_t dtype;   ///< enum abcfx_dtype
   int64_t levels;  ///< enum abcfx_levels
   int64_t planes;  ///< 1 to 8
   int64_t images, channels, height, width;
