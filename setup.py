@@ -26,7 +26,8 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parent
 TABLE = SimpleNamespace(**runpy.run_path(str(ROOT / "csrc" / "build_table.py")))
-INCLUDE, COMMON, FLAGS = str(TABLE.INCLUDE), TABLE.COMMON, TABLE.FLAGS  # absolute: ninja compiles from another directory
+INCLUDE = str(TABLE.INCLUDE)  # absolute: ninja compiles from another directory
+COMMON, FLAGS = TABLE.COMMON, TABLE.FLAGS
 LIBRARY = "abcfx._kernels"
 TORCH_TARGET = "0x020a000000000000"  # the oldest LibTorch that the library loads into: 2.10
 BUILD_ERRORS = (CompileError, LinkError, ExecError, PlatformError, RuntimeError, OSError, subprocess.SubprocessError)

@@ -9,8 +9,20 @@ import sys
 import pytest
 import torch
 from kernel_abi import (
-    BAD_SHAPE, BITWEIGHTS, INT64, OK, OTHER, PADDING, VARIANTS, Guarded, P, call, handle, variant, variants,
-)  # fmt: skip
+    BAD_SHAPE,
+    BITWEIGHTS,
+    INT64,
+    OK,
+    OTHER,
+    PADDING,
+    VARIANTS,
+    Guarded,
+    P,
+    call,
+    handle,
+    variant,
+    variants,
+)
 from torch.nn.functional import conv2d, pad
 
 from abcfx.ops import library
