@@ -85,6 +85,11 @@ def handle() -> ctypes.CDLL:
     where = path()
     if where is None:
         raise RuntimeError(problem())
+    return open_kernels(where)
+
+
+def open_kernels(where: Path) -> ctypes.CDLL:
+    """The C ABI of a library that holds the kernels, with or without the torch operators."""
     library = ctypes.CDLL(str(where))
     for op in LISTS:
         for function, arguments in (("variant", [ctypes.c_int]), ("missing", [ctypes.c_int]), ("chosen_name", [])):
@@ -97,9 +102,14 @@ def handle() -> ctypes.CDLL:
 @cache
 def variants(op: str = "bgemm") -> dict[str, str | None]:
     """The variants of one of LISTS, best first: name → the CPU feature missing here, None if it runs."""
+    return variants_of(handle(), op)
+
+
+def variants_of(kernels: ctypes.CDLL, op: str) -> dict[str, str | None]:
+    """`variants` of a library opened with `open_kernels`."""
     names: dict[str, str | None] = {}
-    while name := getattr(handle(), f"abcfx_{op}_variant")(len(names)):
-        missing = getattr(handle(), f"abcfx_{op}_missing")(len(names))
+    while name := getattr(kernels, f"abcfx_{op}_variant")(len(names)):
+        missing = getattr(kernels, f"abcfx_{op}_missing")(len(names))
         names[name.decode()] = missing.decode() if missing else None
     return names
 

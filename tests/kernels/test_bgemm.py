@@ -153,7 +153,7 @@ def test_part_of_the_output(name: str, case: Case, rows: tuple[int, int], blocks
 def test_popcounts_of_the_reference(case: Case) -> None:
     variant("bgemm", "reference")
     problem = Problem(case)
-    counts = torch.zeros(problem.rows, case.n, case.m, case.groups * case.cols, dtype=torch.int32)
+    counts = Guarded(problem.rows, case.n, case.m, case.groups * case.cols, dtype=torch.int32).tensor
     assert call("abcfx_bgemm_popcounts_reference", problem.args(torch.empty(0)), counts) == OK
     dots = problem.dots.flatten(2, 4).permute(2, 0, 1, 3)
     assert torch.equal(problem.depth - 2 * counts.long(), dots)
@@ -164,7 +164,7 @@ def test_one_class_needs_no_tables(name: str) -> None:
     kernel, problem = variant("bgemm", name), Problem(Case(65, 2, 2))
     problem.class_h.zero_()
     problem.class_w.zero_()
-    dst = torch.empty(problem.rows, 11)
+    dst = Guarded(problem.rows, 11, dtype=torch.float32).tensor
     args = problem.args(dst)
     args.class_h = args.class_w = None
     assert kernel(args) == OK

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from kernel_abi import BAD_SHAPE, BGEMM, INT64, OK, Guarded, P, call, fenced, structure, variant
+from kernel_abi import BAD_SHAPE, BGEMM, INT64, OK, Guarded, P, call, fenced, handle, structure, variant
 from test_bgemm import CASES, Case, Problem
 from torch import Tensor
 
-from abcfx.ops import library
 from abcfx.ops.kernel_weights import pack_weights, weight_signs
 
 VARIANTS = ("avx512bw", "avx2", "reference")
@@ -50,7 +49,7 @@ class Lookup:
         product = self.problem.args(dst)
         product.w, product.block_end = None, self.blocks
         args = LUT(product=product, w=self.w.data_ptr(), channels=self.case.channels)
-        size = library.handle().abcfx_lut_scratch_bytes
+        size = handle().abcfx_lut_scratch_bytes
         size.restype = INT64
         self.scratch = torch.zeros(size(ctypes.byref(args)) + 64 + Guarded.WALL, dtype=torch.uint8)
         self.offset = -self.scratch.data_ptr() % 64
@@ -64,7 +63,7 @@ class Lookup:
 
 def lut_lanes(name: str) -> int:
     variant("lut", name)
-    return library.handle().abcfx_lut_lanes(name.encode())
+    return handle().abcfx_lut_lanes(name.encode())
 
 
 @pytest.fixture(params=VARIANTS)

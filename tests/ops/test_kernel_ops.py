@@ -190,29 +190,6 @@ def test_arguments_need_not_be_contiguous() -> None:
     assert torch.equal(k.linear(*spread), k.linear(*arguments))
 
 
-def ops() -> list:
-    coded, thermometer = Levels.random("coded", 2), Levels.random("thermometer", 3)
-    image = torch.randn(2, 64, 5, 6).contiguous(memory_format=torch.channels_last)
-    return [
-        pytest.param(k.pack_weights.default, (Weights.random(2, 12, 9, 70).bases, 3), id="pack_weights"),
-        pytest.param(k.pack_weights.default, (Weights.random(2, 12, 9, 70).bases, 3, 32), id="pack_weights, lookup"),
-        pytest.param(k.pack_rows.default, (torch.randn(7, 70), coded.scale, coded.shift, 2, "coded"), id="pack_rows"),
-        pytest.param(
-            k.pack_image.default,
-            (image, thermometer.scale, thermometer.shift, 3, "thermometer", 2, [1, 2]),
-            id="pack_image",
-        ),
-        pytest.param(k.linear.default, linear_arguments(coded, 3, 2)[2], id="linear"),
-        pytest.param(k.conv2d.default, conv_arguments("3x3", coded, 2, 2)[2], id="conv2d"),
-        pytest.param(k.conv2d.default, conv_arguments("depthwise", coded, 2, 2, bias=False)[2], id="conv2d, no bias"),
-    ]
-
-
-@pytest.mark.parametrize(("op", "arguments"), ops() if library.loaded() else [])
-def test_opcheck(op: torch._ops.OpOverload, arguments: tuple) -> None:
-    torch.library.opcheck(op, arguments)
-
-
 def replaced(arguments: tuple, index: int, value: object) -> tuple:
     return (*arguments[:index], value, *arguments[index + 1 :])
 
