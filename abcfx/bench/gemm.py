@@ -124,4 +124,5 @@ def gemm_table(found: GemmMeasurement) -> Group:
             *(f"{rate.ratios[kind].median:.2f}×" if kind in rate.ratios else "" for kind in KINDS),
         )  # fmt: skip
     forms = "; ".join(f"{kind} is {form}" for kind, form in found.forms.items())
-    return Group(Text(found.title, "bold"), table, Text(f"MACs of bits: M·N·rows·depth·columns; {forms}, time / abcfx time", "dim"), Text(""))
+    note = f"MACs: of bits, M·N·rows·depth·columns; rivals: their time / abcfx time; {forms}"
+    return Group(Text(found.title, "bold"), table, Text(note, "dim"), Text(""))
