@@ -64,7 +64,7 @@ def run_jobs(
     try:
         with bar.progress, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of rivals' deprecated modules and of their compilers
-            for done, (name, job) in enumerate(jobs):
+            for name, job in jobs:
                 bar.name = name
                 measurement = job(bar.tick)
                 if not any(measurement is kept for kept in report.measurements):
@@ -72,6 +72,7 @@ def run_jobs(
                 bar.advance()
                 with bar.hidden():
                     show(measurement)
+                done += 1
                 keep()
         report.complete = True
     except KeyboardInterrupt:
