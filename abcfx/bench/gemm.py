@@ -114,8 +114,8 @@ def _rate(shape: LinearShape, one: Contestant, threads: int, rivals: dict[str, s
 
 def gemm_table(found: GemmMeasurement) -> Group:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-    headers = ("M,N", "kernel", "threads", "time", "bit MACs/s", "per core", "scaling")
-    for header in (*headers, *(f"{kind} /" for kind in KINDS)):
+    headers = ("M,N", "kernel", "threads", "time", "MACs/s", "per core", "scaling")
+    for header in (*headers, *KINDS):
         table.add_column(header, justify="right", no_wrap=True)
     for rate in found.rates:
         table.add_row(
@@ -124,4 +124,5 @@ def gemm_table(found: GemmMeasurement) -> Group:
             *(f"{rate.ratios[kind].median:.2f}×" if kind in rate.ratios else "" for kind in KINDS),
         )  # fmt: skip
     forms = "; ".join(f"{kind} is {form}" for kind, form in found.forms.items())
-    return Group(Text(found.title, "bold"), table, Text(f"{forms}", "dim"), Text(""))
+    note = f"MACs: of bits, M·N·rows·depth·columns; rivals: their time / abcfx time; {forms}"
+    return Group(Text(found.title, "bold"), table, Text(note, "dim"), Text(""))

@@ -17,7 +17,7 @@ from abcfx.bench.breakeven import ShapeMap
 from abcfx.bench.markdown import all_kinds, breakeven_text
 from abcfx.cli.picture import INK, MUTED, STYLE
 
-# Colours are log2 of the ratio, white at 1, and full from eight times faster or slower on.
+# Colours are log2 of the ratio, pale at 1, and full from eight times faster or slower on.
 FULL = 3.0
 PANELS_A_ROW = 4
 COLORS = "RdYlBu"
@@ -76,7 +76,7 @@ def _panel(axes: Axes, found: ShapeMap, kind: str):
     axes.tick_params(length=0)
     axes.set_xlabel("N, activation bases")
     axes.set_ylabel("M, weight bases")
-    axes.set_title(f"{found.name}\nwins up to M·N = {breakeven_text(found, kind)}", loc="left", fontsize=8.5)
+    axes.set_title(f"{found.name}\nlargest M·N that wins: {breakeven_text(found, kind)}", loc="left", fontsize=8.5)
     return image
 
 

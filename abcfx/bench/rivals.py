@@ -124,8 +124,9 @@ def _linear_int8(workload: Workload, engine: str, quantized_input: bool) -> Call
     ops, weight, x = torch.ops.quantized, _int8_weight(workload.weight, engine), workload.input("rows")
     packed = _with_engine(engine, lambda: ops.linear_prepack(weight, workload.bias))
     if not quantized_input:
-        # 7-bit activations, as torch's own dynamic Linear has them: without VNNI the sums of 8-bit ones saturate
-        return lambda: ops.linear_dynamic(x, packed, reduce_range=True)
+        # 7-bit activations, as torch's own dynamic Linear has them: without VNNI the sums of 8-bit ones saturate,
+        # except in qnnpack
+        return lambda: ops.linear_dynamic(x, packed, reduce_range=engine != "qnnpack")
     q = torch.quantize_per_tensor(x, OUT_SCALE, ZERO_POINT, torch.quint8)
     return lambda: ops.linear(q, packed, OUT_SCALE, ZERO_POINT)
 

@@ -60,7 +60,7 @@ def run_jobs(
     show   prints a measurement that was made
     keep   called after each one, and at the end: writes the files, so that nothing measured is lost
     """
-    bar, code, name = Bar(len(jobs)), 0, ""
+    bar, code, name, done = Bar(len(jobs)), 0, "", 0
     try:
         with bar.progress, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of rivals' deprecated modules and of their compilers
@@ -72,10 +72,11 @@ def run_jobs(
                 bar.advance()
                 with bar.hidden():
                     show(measurement)
+                done += 1
                 keep()
         report.complete = True
     except KeyboardInterrupt:
-        report.notes.append(f"interrupted while measuring {name}, after {len(report.measurements)} of {len(jobs)}")
+        report.notes.append(f"interrupted while measuring {name}, after {done} of {len(jobs)}")
         code = INTERRUPTED
     except WrongResult as error:
         report.notes.append(str(error))

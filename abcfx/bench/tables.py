@@ -51,13 +51,13 @@ def _label(ours: OurResult, layouts: bool) -> str:
 
 
 def _methods(found: list[OurResult]) -> str:
-    """ "lut", or "xnor for 1,1; lut for 2,2 and 3,3"."""
+    """ "lut", or "xnor for 1,1 NCHW; lut for 1,1 NHWC, 2,2 NHWC"."""
     names = list(dict.fromkeys(ours.method for ours in found))
     if len(names) == 1:
         return names[0]
     layouts = len({ours.layout for ours in found}) > 1
     members = {name: [_label(ours, layouts) for ours in found if ours.method == name] for name in names}
-    return "; ".join(f"{name} for {' and '.join(labels)}" for name, labels in members.items())
+    return "; ".join(f"{name} for {', '.join(labels)}" for name, labels in members.items())
 
 
 def speed(ratio: Spread) -> Text:

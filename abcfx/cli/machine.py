@@ -7,10 +7,10 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
+from abcfx import autotune
 from abcfx.ops import library
 
 
@@ -47,20 +47,10 @@ def threads() -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def describe() -> dict[str, object]:
     """What a timing depends on, for JSON."""
     return {
-        "cpu": cpu_name(),
+        "cpu": autotune.cpu_model(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "kernels": kernel_names(),
