@@ -133,6 +133,7 @@ def test_processes_that_write_at_once_lose_nothing(path: Path, tmp_path: Path):
         while a.poll() is None or b.poll() is None:
             if path.exists():
                 json.loads(path.read_text())  # whole at every moment
+            time.sleep(1e-3)
     assert (a.returncode, b.returncode) == (0, 0)
     assert set(Store(path).entries()) == {f"{name}{i}" for name in "ab" for i in range(50)}
 
