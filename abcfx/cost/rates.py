@@ -59,7 +59,7 @@ RATES: dict[str, Rates] = {
         pack_value=0.5, pack_plane=0.15, lookup=1.4, table_value=0.3, lut_sum=0.3,
         linear_mac=13, convolution_mac=12.7, reorder=3, quantize=1.3,
     ),
-    # The same machine without vectors: popcnt64 takes a word a cycle
+    # popcnt64 reaches 60 to 64 MAC a cycle; packing is a guess; the rest as for avx2
     "portable": Rates(
         ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=10, float_us=5,
         xnor_mac=60, xnor_sum=2.0,
