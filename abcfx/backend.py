@@ -142,10 +142,8 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
     """abc ops become kernels; the runner learns what to make of each live weight."""
     position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
     lowered = pipeline.lower()
-    for name, reason in lowered.reasons.items():
-        log(1, f"{name}: dense, {reason}")
-    for name in lowered.kernels:
-        log(1, f"{name}: {lowered.choices[name].form}, {lowered.choices[name].reason}")
+    for name in [*lowered.reasons, *lowered.kernels]:
+        log(1, f"{name}: {lowered.choices.get(name) or f'dense, {lowered.reasons[name]}'}")
     for made in lowered.inputs:
         base = made.view.base
         source = position[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))

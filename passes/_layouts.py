@@ -23,8 +23,6 @@ _ELEMENTWISE = {
     F.adaptive_avg_pool2d, F.adaptive_avg_pool1d, torch.avg_pool1d, torch.max_pool2d,
     "add", "sub", "mul", "div", "relu", "sigmoid", "tanh", "clamp", "float", "to", "half", "bfloat16",
     aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.to.dtype, aten.relu.default, aten.slice.Tensor,
-    aten.round.default, aten.clamp.default, aten.ne.Tensor, aten.ge.Tensor, aten.rsub.Scalar,  # dense form
-    aten.masked_fill.Scalar, aten._to_copy.default,
     torch.permute, torch.transpose, "permute", "transpose", "unsqueeze", "squeeze",
     aten.squeeze.dim, aten.unsqueeze.default,
 }  # fmt: skip

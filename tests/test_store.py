@@ -116,19 +116,26 @@ WRITER = """
 import sys
 from pathlib import Path
 from abcfx.store import Store
-store = Store(Path(sys.argv[1]))
-for i in range(40):
+store, go = Store(Path(sys.argv[1])), Path(sys.argv[3])
+print("ready", flush=True)
+while not go.exists():
+    pass
+for i in range(50):
     store.put(f"{sys.argv[2]}{i}", {"ms": {"xnor": float(i)}, "dims": [i]})
 """
 
 
-def test_processes_that_write_at_once_lose_nothing(path: Path):
-    with python(WRITER, path, "a") as a, python(WRITER, path, "b") as b:
+def test_processes_that_write_at_once_lose_nothing(path: Path, tmp_path: Path):
+    go = tmp_path / "go"
+    with python(WRITER, path, "a", str(go)) as a, python(WRITER, path, "b", str(go)) as b:
+        assert (a.stdout.readline(), b.stdout.readline()) == ("ready\n", "ready\n")
+        go.touch()
         while a.poll() is None or b.poll() is None:
             if path.exists():
                 json.loads(path.read_text())  # whole at every moment
+            time.sleep(1e-3)
     assert (a.returncode, b.returncode) == (0, 0)
-    assert set(Store(path).entries()) == {f"{name}{i}" for name in "ab" for i in range(40)}
+    assert set(Store(path).entries()) == {f"{name}{i}" for name in "ab" for i in range(50)}
 
 
 DYING = """

@@ -45,6 +45,12 @@ class Choice:
     ms: Mapping[str, float] = field(default_factory=dict)
     measured: bool = False
 
+    def __str__(self) -> str:
+        """ "dense, M·N = 25 is beyond … (predicted: dense 0.4 ms, xnor 0.9 ms)" """
+        times = ", ".join(f"{form} {value:.3g} ms" for form, value in sorted(self.ms.items(), key=lambda kv: kv[1]))
+        how = f" ({'measured' if self.measured else 'predicted'}: {times})" if times else ""
+        return f"{self.form}, {self.reason}{how}"
+
 
 def choose(workload: Workload, plan: LayerPlan, device: torch.device) -> Choice:
     """The form of a layer with this work. The same question is answered from memory."""
@@ -94,7 +100,10 @@ def _choose(
         predicted = predict(workload.dims(plan, threads), rates_for(variant))
         ms = {form: predicted[form] for form in forms}
     best = min(ms, key=ms.__getitem__)
-    return Choice(best, _sentence(best, ms, plan, tune, variant, threads), ms, tune)
+    products = plan.weight_bases * plan.activation_bases
+    here = f"on {variant} with {threads} thread{'s' if threads > 1 else ''}"
+    reason = f"M·N = {products} is beyond the break-even of this shape" if best == "dense" else "the fastest form"
+    return Choice(best, f"{reason} {here}", ms, tune)
 
 
 def methods(workload: Workload, device: str, variants: tuple[str, str]) -> dict[str, str | None]:
@@ -126,12 +135,3 @@ def _no_table(workload: Workload, variant: str) -> str | None:
         return "this machine has no vector shuffle that the table kernel is written for"
     taps = prod(workload.weight[2:])
     return f"{taps} taps; the table kernel takes at most {MAX_TAPS}" if taps > MAX_TAPS else None
-
-
-def _sentence(best: str, ms: Mapping[str, float], plan: LayerPlan, measured: bool, variant: str, threads: int) -> str:
-    times = ", ".join(f"{form} {value:.3g} ms" for form, value in sorted(ms.items(), key=lambda pair: pair[1]))
-    how = f"{'measured' if measured else 'predicted'}, {variant}, {threads} thread{'s' if threads > 1 else ''}"
-    if best != "dense":
-        return f"{times} ({how})"
-    products = plan.weight_bases * plan.activation_bases
-    return f"M·N = {products} is beyond the break-even of this shape: {times} ({how})"

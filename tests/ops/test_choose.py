@@ -59,6 +59,7 @@ def test_where_no_kernel_applies_the_layer_is_dense_and_says_why(case: str, forc
         choice = choose(workload, LayerPlan(), device)
     assert (choice.form, choice.ms) == ("dense", {})
     assert reason in choice.reason
+    assert str(choice) == f"dense, {choice.reason}"
 
 
 def test_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch):
@@ -86,7 +87,8 @@ def test_break_even_depends_on_the_shape(workload: Workload, below: int, above: 
         assert choice.form == form, choice.reason
         assert choice.form == min(choice.ms, key=choice.ms.get)
         assert set(choice.ms) == {"xnor", "dense"}
-    assert f"M·N = {above} is beyond the break-even of this shape: dense" in choice.reason
+    assert f"M·N = {above} is beyond the break-even of this shape on {AVX512} with" in choice.reason
+    assert f"(predicted: dense {choice.ms['dense']:.3g} ms, xnor" in str(choice)
 
 
 def test_the_table_kernel_is_weighed_where_it_runs():

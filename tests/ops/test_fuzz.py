@@ -6,11 +6,7 @@ is printed as a line; put it in ALWAYS.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +17,8 @@ from torch._prims_common import suggest_memory_format
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import library
+from abcfx.ops.choose import forcing
+from abcfx.ops.kernel_weights import METHODS
 from abcfx.plan import LEVELS, LayerPlan
 from abcfx.quant import activations
 
@@ -36,24 +34,13 @@ ALWAYS = [
 
 def methods_of(case: Case) -> list[str]:
     """The forms in which an op can compute a case. Each is forced, whatever would be chosen."""
-    kernels = ["bits"] if library.loaded() and case.dtype != "float64" else []
+    kernels = [*METHODS] if library.loaded() and case.dtype != "float64" else []
     return ["dense", *kernels]
-
-
-@contextmanager
-def forced(method: str) -> Iterator[None]:
-    """The choice of abcfx/ops/choose.py is replaced, in the ops that ask for it."""
-    reason = "the test wants it" if method == "dense" else None
-    with ExitStack() as stack:
-        for op in ("linear", "convolution"):
-            module = importlib.import_module(f"abcfx.ops.{op}")
-            stack.enter_context(mock.patch.object(module, "kernel_or_reason", return_value=reason))
-        yield
 
 
 def run(case: Case, method: str, given: Operands) -> Tensor:
     arguments = (given.x, given.weight, given.bias, given.scale, given.shift)
-    with forced(method):
+    with forcing(method):
         if case.size:
             return torch.ops.abc.convolution(*arguments, *case.geometry, *case.plan.op_arguments())
         return torch.ops.abc.linear(*arguments, *case.plan.op_arguments())

@@ -194,6 +194,14 @@ def test_strides_are_kept_where_they_matter(function, copies: int) -> None:
     assert targets(pipeline.gm).count("aten.clone.default") == copies
 
 
+def test_a_dense_layer_takes_any_strides() -> None:
+    """Its quantizer is elementwise: the kernel before it need not copy its output into another order."""
+    net = Net(lambda m, x: F.conv2d(F.conv2d(x, m.w), m.u, groups=16).mean((2, 3)), w=(16, 16, 3, 3), u=(16, 1, 3, 3))
+    pipeline, lowered = lowered_matches(dynamo(net.requires_grad_(False), torch.randn(2, 16, 8, 8)))
+    assert (lowered.kernels, list(lowered.reasons)) == (["w"], ["u"])
+    assert "aten.clone.default" not in targets(pipeline.gm)
+
+
 def test_nothing_is_left_to_lower() -> None:
     pipeline, _ = lowered_matches(dynamo(nn.Sequential(nn.Linear(64, 8)), torch.randn(2, 64)))
     assert not apply_rules(pipeline.gm, LOWER).applied
