@@ -50,8 +50,10 @@ struct Product {
         base(6 * outputs),
         class_h(args.out_h),
         class_w(args.out_w) {
-    for (int64_t i = 0; i < a.count; ++i) a[i] = random.next();
-    for (int64_t i = 0; i < w.count; ++i) w[i] = random.next();
+    // now and then all bits differ: random ones never fill a narrow counter
+    const bool full = random.between(0, 3) == 0;
+    for (int64_t i = 0; i < a.count; ++i) a[i] = full ? ~(uint64_t)0 : random.next();
+    for (int64_t i = 0; i < w.count; ++i) w[i] = full ? 0 : random.next();
     fill_integers(random, alpha, -2, 2);
     fill_integers(random, beta, -3, 3);
     fill_integers(random, base, -9, 9);
