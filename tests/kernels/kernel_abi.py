@@ -7,6 +7,7 @@ import mmap
 import weakref
 from collections.abc import Callable
 
+import emulation
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from abcfx.ops import library
 P, INT64 = ctypes.c_void_p, ctypes.c_int64
 OK, BAD_SHAPE = 0, 1
 VARIANTS = ("avx512vpopcnt", "avx2", "portable", "reference")
+EMULATED = "avx512vpopcnt emulated"  # the same source, its intrinsics written as loops: runs on any machine
+RUNNABLE = (*VARIANTS, EMULATED)
 
 
 def structure(name: str, text: str, types: dict[str, type]) -> type[ctypes.Structure]:
@@ -53,6 +56,9 @@ def call(name: str, args: ctypes.Structure, *more: Tensor) -> int:
 
 def variant(op: str, name: str) -> Callable[[ctypes.Structure], int]:
     """The function of a variant; skips by name if this machine does not run it."""
+    if name.endswith(" emulated"):
+        function = emulation.function(f"abcfx_{op}_{name.removesuffix(' emulated')}")
+        return lambda args: function(ctypes.addressof(args))
     if not library.loaded():
         pytest.skip(library.problem())
     known = library.variants(op)

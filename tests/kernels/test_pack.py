@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kernel_abi import BAD_SHAPE, OK, PACK, VARIANTS, Guarded, fenced, variant
+from kernel_abi import BAD_SHAPE, OK, PACK, RUNNABLE, Guarded, fenced, variant
 from torch import Tensor
 
 from abcfx.ops.kernel_pack import pack_image
@@ -56,7 +56,7 @@ def args_of(x: Tensor, dst: Tensor, scale: Tensor, shift: Tensor, levels: str, p
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_equal_to_the_torch_reference(name: str, layout: str, shape: tuple) -> None:
     kernel = variant("pack", name)
     x, groups, pad = values_of(layout, shape), shape[1], shape[-1]
@@ -70,7 +70,7 @@ def test_equal_to_the_torch_reference(name: str, layout: str, shape: tuple) -> N
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_ranges_write_disjoint_words(name: str, layout: str) -> None:
     """Lines 3 to 5 of 14, pixels 5 to 20 of 23: nothing else is written; four quarters together are everything."""
     kernel, shape = variant("pack", name), (2, 1, 70, 5, 23, (1, 2))
@@ -93,7 +93,7 @@ def test_ranges_write_disjoint_words(name: str, layout: str) -> None:
     assert torch.equal(dst.tensor, wanted)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize(
     ("field", "value"),
     [("planes", 0), ("planes", 9), ("groups", 3), ("line_end", 6), ("pixel_end", 8), ("levels", 2), ("top", -1)],
