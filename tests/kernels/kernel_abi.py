@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
+import emulation
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from abcfx.ops import library
 P, INT64 = ctypes.c_void_p, ctypes.c_int64
 OK, BAD_SHAPE = 0, 1
 VARIANTS = ("avx512vpopcnt", "avx2", "neon", "portable", "reference")
+EMULATED = "avx512vpopcnt emulated"  # the same source, its intrinsics written as loops: runs on any machine
+RUNNABLE = (*VARIANTS, EMULATED)
 # Another library with the C ABI to test in place of the installed one: the same kernels built with sanitizers.
 OTHER = os.environ.get("ABCFX_TEST_KERNELS")
 
@@ -75,6 +78,9 @@ def call(name: str, args: ctypes.Structure, *more: Tensor) -> int:
 
 def variant(op: str, name: str) -> Callable[[ctypes.Structure], int]:
     """The function of a variant; skips by name if this machine does not run it."""
+    if name.endswith(" emulated"):
+        function = emulation.function(f"abcfx_{op}_{name.removesuffix(' emulated')}")
+        return lambda args: function(ctypes.addressof(args))
     known = variants(op)
     if name not in known:
         pytest.skip(f"{name} is not in this build")
