@@ -13,5 +13,5 @@ def _verify_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lower to kernels wherever they apply, though the layers are tiny; without compiled ones the reference runs."""
-    monkeypatch.setattr(library, "kernel_variant", lambda: "avx512vpopcnt")
+    monkeypatch.setattr(library, "kernel_variant", lambda op="bgemm": {"lut": "reference"}.get(op, "avx512vpopcnt"))
     monkeypatch.setenv("ABCFX_FORM", "xnor")
