@@ -20,6 +20,7 @@ def test_random_problems_on_an_emulated_processor(tmp_path: Path) -> None:
     said = run([emulator, str(program), str(PROBLEMS)]).stdout
     assert said.splitlines() == [
         "bgemm: neon portable reference",
+        "lut: reference",
         "pack: neon portable reference",
         f"{PROBLEMS} problems of each op agree",
     ]

@@ -45,6 +45,7 @@ void fill_integers(Random& random, Buffer<T>& values, int64_t low, int64_t high)
 
 /// A random problem of each op on every variant that runs here, against the variant `reference` or the contract.
 void check_bgemm(Random random);
+void check_lut(Random random);
 void check_pack(Random random);
 void check_bitweights(Random random);
 void check_padding(Random random);

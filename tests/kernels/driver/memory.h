@@ -31,7 +31,8 @@ class Buffer {
   explicit Buffer(int64_t values) : count(values) {
     const size_t size = sizeof(T) * (size_t)count;
 #if defined(__SANITIZE_ADDRESS__)
-    map_ = data_ = (unsigned char*)malloc(size ? size : 1);
+    const size_t room = size ? size : alignof(T);
+    map_ = data_ = (unsigned char*)(alignof(T) > 16 ? aligned_alloc(alignof(T), room) : malloc(room));
     memset(data_, WALL, size);
 #else
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
