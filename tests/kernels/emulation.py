@@ -42,7 +42,7 @@ def compiler() -> list[str] | None:
 
 
 def build(target: Path, sources: list[Path], *flags: str) -> ctypes.CDLL:
-    """One shared library, its functions visible. Without `flags` of a real CPU, the intrinsics are the emulated ones."""
+    """One shared library, its functions visible. Without flags of a real CPU, the intrinsics are the emulated ones."""
     command = compiler()
     if command is None:
         pytest.skip("no C++ compiler to build the emulated AVX-512 kernels")

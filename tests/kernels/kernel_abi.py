@@ -19,6 +19,7 @@ OK, BAD_SHAPE = 0, 1
 VARIANTS = ("avx512vpopcnt", "avx2", "portable", "reference")
 EMULATED = "avx512vpopcnt emulated"  # the same source, its intrinsics written as loops: runs on any machine
 RUNNABLE = (*VARIANTS, EMULATED)
+FORCED = ("avx512vpopcnt_basic emulated", "avx512vpopcnt_carrysave emulated")  # each kernel of it, at every size
 
 
 def structure(name: str, text: str, types: dict[str, type]) -> type[ctypes.Structure]:

@@ -8,12 +8,14 @@ from functools import cache
 
 import pytest
 import torch
-from kernel_abi import BAD_SHAPE, BGEMM, OK, RUNNABLE, Guarded, call, fenced, variant
+from kernel_abi import BAD_SHAPE, BGEMM, FORCED, OK, RUNNABLE, Guarded, call, fenced, variant
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from abcfx.ops.kernel_pack import pack_weights
 from abcfx.quant import bits
+
+ALL = (*RUNNABLE, *FORCED)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ shared = cache(Problem)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_exact(name: str, case: Case) -> None:
     kernel, problem = variant("bgemm", name), shared(case)
     dst = Guarded(problem.rows, case.groups * case.cols, dtype=torch.float32)
@@ -119,7 +121,7 @@ def test_exact(name: str, case: Case) -> None:
     assert dst.walls_intact()
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
     ("case", "rows", "blocks"),
     [
@@ -159,7 +161,7 @@ def test_popcounts_of_the_reference(case: Case) -> None:
     assert torch.equal(problem.depth - 2 * counts.long(), dots)
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", ALL)
 def test_one_class_needs_no_tables(name: str) -> None:
     kernel, problem = variant("bgemm", name), Problem(Case(65, 2, 2))
     problem.class_h.zero_()
@@ -171,7 +173,7 @@ def test_one_class_needs_no_tables(name: str) -> None:
     assert torch.equal(dst.double(), problem.expected())
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
