@@ -73,9 +73,9 @@ inline void gather_window(const Window& window, const uint64_t* a, uint64_t* dst
 /// The windows of the tile that begins at `row`, row r and plane q at place r * nq + q. Rows past the last repeat it.
 inline void gather_tile(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t nq,
                         uint64_t* dst) {
-  for (int64_t v = 0; v < VR; ++v) {
-    const uint64_t* a = rows.a[row + v / nq] + columns.a_offset + v % nq * job.window.plane_step;
-    gather_window(job.window, a, dst + 2 * v);
+  for (int64_t v = 0; v < VR; ++row) {
+    const uint64_t* a = rows.a[row] + columns.a_offset;
+    for (int64_t q = 0; q < nq; ++q, ++v, a += job.window.plane_step) gather_window(job.window, a, dst + 2 * v);
   }
 }
 
@@ -124,29 +124,32 @@ inline __m512 rows_of(__m256 first, __m256 second) {
 }
 
 /// VR / NQ rows from `row` on, of which `count` exist, and one block of channels: all planes of an output are added up in
-/// registers, those of one weight plane at a time. The order of the f32 operations is that of the basic kernel.
+/// registers, those of one weight plane at a time. The order of the f32 operations is that of the basic kernel. Rows past
+/// the last repeat it: what they store over it is the same.
 template <int NQ>
 void carry_save_tile(const Job& job, const Rows& rows, const uint64_t* panel, const Columns& columns, int64_t row,
                      int64_t count) {
   constexpr int ROWS = VR / NQ, PAIRS = (ROWS + 1) / 2;
   const abcfx_bgemm_args& args = *job.args;
+  const __mmask8 lanes = columns.last;
   float* dst[2 * PAIRS];
   __m512 sum[PAIRS];
+  float* at = args.dst + (args.row_begin + row) * job.channels + columns.channel;
   UNROLL for (int r = 0; r < 2 * PAIRS; ++r) {
-    const int64_t last = r < count ? r : count - 1;
-    dst[r] = args.dst + (args.row_begin + row + last) * job.channels + columns.channel;
+    dst[r] = at;
+    at += r + 1 < count ? job.channels : 0;
   }
   UNROLL for (int i = 0; i < PAIRS; ++i) {
     const float* first = job.q0 == 0 ? rows.base[row + 2 * i] + columns.channel : dst[2 * i];
     const float* second = job.q0 == 0 ? rows.base[row + 2 * i + 1] + columns.channel : dst[2 * i + 1];
-    sum[i] = rows_of(_mm256_maskz_loadu_ps(columns.last, first), _mm256_maskz_loadu_ps(columns.last, second));
+    sum[i] = rows_of(_mm256_maskz_loadu_ps(lanes, first), _mm256_maskz_loadu_ps(lanes, second));
   }
   const float* alpha = args.alpha + columns.channel;
   const uint64_t* w = columns.w;
   for (int64_t p = 0; p < args.weight_bases; ++p, alpha += job.channels, w += job.window.words * LANES) {
     __m512i acc[VR];
     accumulate(panel, w, job.window.words, job.quarter, acc);
-    const __m512 scale = _mm512_broadcast_f32x8(_mm256_maskz_loadu_ps(columns.last, alpha));
+    const __m512 scale = _mm512_broadcast_f32x8(_mm256_maskz_loadu_ps(lanes, alpha));
     UNROLL for (int i = 0; i < PAIRS; ++i) {
       constexpr int odd = ROWS % 2;
       const int first = 2 * i * NQ, second = odd && i == PAIRS - 1 ? first : first + NQ;
@@ -159,9 +162,8 @@ void carry_save_tile(const Job& job, const Rows& rows, const uint64_t* panel, co
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r) {
-    if (r >= count) continue;
     const __m256 value = r % 2 ? _mm512_extractf32x8_ps(sum[r / 2], 1) : _mm512_castps512_ps256(sum[r / 2]);
-    _mm256_mask_storeu_ps(dst[r], columns.last, value);
+    _mm256_mask_storeu_ps(dst[r], lanes, value);
   }
 }
 
@@ -184,14 +186,15 @@ void stream_carry_save(Job& job, const Rows& rows, int64_t count, int64_t nq) {
     for (int64_t begin = 0; begin < count; begin += panel_rows) {
       const int64_t end = begin + panel_rows < count ? begin + panel_rows : count;
       const Columns group = columns_of(job, block, 1);
-      for (int64_t row = begin; row < end; row += step) {
-        gather_tile(job, rows, group, row, nq, panel + (row - begin) / step * tile_words);
+      uint64_t* place = panel;
+      for (int64_t row = begin; row < end; row += step, place += tile_words) {
+        gather_tile(job, rows, group, row, nq, place);
       }
       for (int64_t b = block; b < last; ++b) {
         const Columns columns = columns_of(job, b, 1);
-        for (int64_t row = begin; row < end; row += step) {
-          const int64_t left = end - row;
-          tile(job, rows, panel + (row - begin) / step * tile_words, columns, row, left < step ? left : step);
+        const uint64_t* windows = panel;
+        for (int64_t row = begin; row < end; row += step, windows += tile_words) {
+          tile(job, rows, windows, columns, row, end - row < step ? end - row : step);
         }
       }
     }

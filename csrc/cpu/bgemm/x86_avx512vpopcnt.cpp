@@ -21,16 +21,21 @@ void stream_planes(Job& job, const Rows& rows, int64_t count, Path path) {
   }
 }
 
+Job job_of(const abcfx_bgemm_args& args) {
+  Job job = {};
+  job.args = &args;
+  job.window = window_of(args);
+  job.channels = args.groups * args.cols;
+  job.quarter = args.depth >> 2;
+  for (int64_t q = 0; q < args.activation_bases; ++q) job.minus2beta[q] = -2.0f * args.beta[q];
+  return job;
+}
+
 int multiply(const abcfx_bgemm_args* args, Path path) {
   if (!valid(*args)) return ABCFX_BAD_SHAPE;
   if (args->row_begin >= args->row_end || args->block_begin >= args->block_end) return ABCFX_OK;
-  Job job = {};
   abcfx_bgemm_args part = *args;
-  job.args = &part;
-  job.window = window_of(*args);
-  job.channels = args->groups * args->cols;
-  job.quarter = args->depth >> 2;
-  for (int64_t q = 0; q < args->activation_bases; ++q) job.minus2beta[q] = -2.0f * args->beta[q];
+  Job job = job_of(part);
   Rows rows;
   Cursor cursor = cursor_at(*args, args->row_begin);
   for (int64_t begin = args->row_begin; begin < args->row_end; begin += CHUNK) {
@@ -53,6 +58,9 @@ int multiply(const abcfx_bgemm_args* args, Path path) {
 
 extern "C" int abcfx_bgemm_avx512vpopcnt(const abcfx_bgemm_args* args) { return multiply(args, CHOOSE); }
 
-// Not in the list: they let a test run each kernel at every size.
+// Not in the list: they let a test run each kernel at every size, and see which one is chosen for `rows` rows.
 extern "C" int abcfx_bgemm_avx512vpopcnt_basic(const abcfx_bgemm_args* args) { return multiply(args, BASIC); }
 extern "C" int abcfx_bgemm_avx512vpopcnt_carrysave(const abcfx_bgemm_args* args) { return multiply(args, CARRY_SAVE); }
+extern "C" int64_t abcfx_bgemm_avx512vpopcnt_carrysave_rows(const abcfx_bgemm_args* args, int64_t rows) {
+  return carry_save_rows(job_of(*args), args->activation_bases < 4 ? args->activation_bases : 4, rows, false);
+}
