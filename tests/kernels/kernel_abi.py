@@ -23,6 +23,7 @@ OK, BAD_SHAPE = 0, 1
 VARIANTS = ("avx512vpopcnt", "avx2", "neon", "portable", "reference")
 EMULATED = "avx512vpopcnt emulated"  # the same source, its intrinsics written as loops: runs on any machine
 RUNNABLE = (*VARIANTS, EMULATED)
+FORCED = ("avx512vpopcnt_basic emulated", "avx512vpopcnt_carrysave emulated")  # each kernel of it, at every size
 # Another library with the C ABI to test in place of the installed one: the same kernels built with sanitizers.
 OTHER = os.environ.get("ABCFX_TEST_KERNELS")
 

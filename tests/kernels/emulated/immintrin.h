@@ -108,6 +108,7 @@ EMULATED __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int
 }
 EMULATED __m512i _mm512_loadu_si512(const void* source) { return emulated::load<__m512i>(source); }
 EMULATED __m512i _mm512_xor_si512(__m512i a, __m512i b) { return a ^ b; }
+EMULATED __m512i _mm512_xor_epi64(__m512i a, __m512i b) { return a ^ b; }
 EMULATED __m512i _mm512_or_si512(__m512i a, __m512i b) { return a | b; }
 EMULATED __m512i _mm512_add_epi64(__m512i a, __m512i b) {
   return (__m512i)((emulated::u64x8)a + (emulated::u64x8)b);
