@@ -32,7 +32,7 @@ def test_no_hot_loop_spills() -> None:
         (n, m) for n in range(1, 5) for m in range(1, 5)
     }
     assert [loop.function for loop in avx512 if loop.counts()["store"]] == []
-    # where gcc makes one loop of the AVX2 table and the flush of its byte counters (vpsadbw), the stores are the flush's
+    # where gcc makes one loop of the AVX2 table and of the flush of its byte counters (vpsadbw), the flush stores
     assert loops("x86_avx2.cpp")
     table = [loop for loop in loops("x86_avx2.cpp") if not any("vpsadbw" in line for line in loop.body)]
     assert [loop.function for loop in table if loop.counts()["store"]] == []

@@ -173,7 +173,10 @@ EMULATED __m512i _mm512_permutex2var_epi32(__m512i a, __m512i index, __m512i b) 
 /// 128-bit lanes: two of a, then two of b, each named by two bits of `lanes`.
 EMULATED __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int lanes) {
   __m512i v;
-  for (int i = 0; i < 8; ++i) v[i] = (i < 4 ? a : b)[(lanes >> (i / 2 * 2) & 3) * 2 + i % 2];
+  for (int i = 0; i < 8; ++i) {
+    const int from = (lanes >> (i / 2 * 2) & 3) * 2 + i % 2;
+    v[i] = i < 4 ? a[from] : b[from];
+  }
   return v;
 }
 
