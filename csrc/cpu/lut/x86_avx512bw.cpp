@@ -16,7 +16,9 @@ struct V {
   static vec load(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static void store(uint8_t* p, vec v) { _mm512_storeu_si512(p, v); }
   static vec keep(vec v) {
+#if !defined(ABCFX_EMULATED)  // tests/kernels/emulated: vectors that no register holds
     __asm__("" : "+v"(v));
+#endif
     return v;
   }
   static vec zero() { return _mm512_setzero_si512(); }
