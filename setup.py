@@ -1,17 +1,19 @@
 """Builds the kernels: one shared library through the LibTorch stable ABI, no Python.h, so one wheel for any Python 3.
 
-Every file of csrc/cpu that needs instructions of its own is compiled with that file's flags only (see FLAGS); which of
-them runs is decided on the user's machine. If the library cannot be built, the package is installed without it,
-says so, and runs on its pure-torch reference: `python -m abcfx doctor` repeats the reason.
+Every file of csrc/cpu that needs instructions of its own is compiled with that file's flags only, those of
+csrc/build_table.py; which of them runs is decided on the user's machine. If the library cannot be built, the package is
+installed without it, says so, and runs on its pure-torch reference: `python -m abcfx doctor` repeats the reason.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -22,24 +24,18 @@ try:
 except ImportError:
     BuildExtension = None
 
-INCLUDE = str(Path(__file__).resolve().parent / "csrc" / "include")  # absolute: ninja compiles from another directory
+ROOT = Path(__file__).resolve().parent
+TABLE = SimpleNamespace(**runpy.run_path(str(ROOT / "csrc" / "build_table.py")))
+INCLUDE = str(TABLE.INCLUDE)  # absolute: ninja compiles from another directory
+COMMON, FLAGS = TABLE.COMMON, TABLE.FLAGS
 LIBRARY = "abcfx._kernels"
 TORCH_TARGET = "0x020a000000000000"  # the oldest LibTorch that the library loads into: 2.10
-COMMON = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off"]
-FLAGS = {
-    "x86_avx2.cpp": ["-mavx2", "-mfma", "-mpopcnt", "-mf16c"],
-    "x86_avx512vpopcnt.cpp": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq", "-mavx2", "-mfma"),
-        "-Wno-maybe-uninitialized",  # gcc 12: false alarms from its own intrinsics
-    ],
-}
-X86 = platform.machine().lower() in ("x86_64", "amd64")
 BUILD_ERRORS = (CompileError, LinkError, ExecError, PlatformError, RuntimeError, OSError, subprocess.SubprocessError)
 
 
 def sources() -> list[str]:
-    found = sorted(path.as_posix() for top in ("csrc/cpu", "csrc/binding") for path in Path(top).rglob("*.cpp"))
-    return [path for path in found if X86 or not Path(path).name.startswith("x86_")]
+    paths = [*TABLE.kernel_sources(platform.machine()), *TABLE.binding_sources()]
+    return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
 def extensions() -> list[Extension]:

@@ -19,6 +19,7 @@ from torch._inductor.compile_fx import compile_fx
 from abcfx.debug import log
 from abcfx.graph import AbcConvView, AbcLinearView, attribute, value, view, with_bodies
 from abcfx.levels import ObservedGraph, SiteLevels, levels_of
+from abcfx.ops.choose import tuning
 from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
 from abcfx.passes.lower import WeightInput
@@ -50,7 +51,8 @@ def abc(
             stacklevel=2,
         )
     if not _needs_gradients(example_inputs):
-        _lower(pipeline, runner)
+        with tuning(wanted.autotune):
+            _lower(pipeline, runner)
     # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
     new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
     runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted.then, mode)
@@ -140,8 +142,8 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
     """abc ops become kernels; the runner learns what to make of each live weight."""
     position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
     lowered = pipeline.lower()
-    for name, reason in lowered.reasons.items():
-        log(1, f"{name}: dequantized form, {reason}")
+    for name in [*lowered.reasons, *lowered.kernels]:
+        log(1, f"{name}: {lowered.choices.get(name) or f'dense, {lowered.reasons[name]}'}")
     for made in lowered.inputs:
         base = made.view.base
         source = position[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))

@@ -5,6 +5,9 @@ ABCFX_DEBUG=2        time and rule counts per stage
 ABCFX_DEBUG=3        graph text before and after each stage, numbered, in ./abcfx_dump
 ABCFX_VERIFY=1       check what each graph level may contain after every stage
 ABCFX_STOP_AFTER=s   run no stage of the compiler after the one called s (abc:: ops run without being lowered)
+ABCFX_FORM=form      run layers as "xnor", "lut" or "dense" wherever that form applies, whatever pays
+ABCFX_AUTOTUNE=1     measure each layer shape once and keep the answer, instead of asking the cost model
+ABCFX_CACHE=folder   where measured answers are kept ($XDG_CACHE_HOME/abcfx or ~/.cache/abcfx)
 ABCFX_KERNEL=name    use this kernel variant where it runs (read by the compiled library)
 """
 
@@ -15,6 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+FORM, FORMS = "ABCFX_FORM", ("xnor", "lut", "dense")
 DUMP_FOLDER = "abcfx_dump"
 
 
@@ -26,6 +30,8 @@ class Settings:
     verify: bool = False
     stop_after: str = ""
     kernel: str = ""
+    form: str = ""
+    autotune: bool = False
 
     @classmethod
     def now(cls) -> Settings:
@@ -37,7 +43,22 @@ class Settings:
             verify=os.environ.get("ABCFX_VERIFY", "0") not in ("", "0"),
             stop_after=os.environ.get("ABCFX_STOP_AFTER", ""),
             kernel=os.environ.get("ABCFX_KERNEL", ""),
+            form=form_wanted(),
+            autotune=autotune_wanted(),
         )
+
+
+def form_wanted() -> str:
+    """ABCFX_FORM alone: every call of an eager layer asks. ValueError if it is not a form."""
+    form = os.environ.get("ABCFX_FORM", "")
+    if form and form not in FORMS:
+        raise ValueError(f"ABCFX_FORM must be one of {', '.join(FORMS)}, got {form!r}")
+    return form
+
+
+def autotune_wanted() -> bool:
+    """ABCFX_AUTOTUNE alone, as above."""
+    return os.environ.get("ABCFX_AUTOTUNE", "0") not in ("", "0")
 
 
 def log(level: int, message: str) -> None:

@@ -9,35 +9,37 @@ from typing import Any
 from abcfx.config import Config
 
 THEN = ("inductor", "aot_eager", "eager")
+OWN = ("calibration_batches", "autotune", "then")  # options that are no field of Config
 
 
 @dataclass(frozen=True)
 class Options:
     """config               how float layers are quantized; None: only layers that quantize_model made are lowered
     calibration_batches  float layers: the first batches fit the activation levels, which are frozen afterwards
+    autotune             measure each layer shape once, in every form, instead of asking the cost model; kept on disk
     then                 who compiles the rest of the graph
     """
 
     config: Config | None = None
     calibration_batches: int = 1
+    autotune: bool = False
     then: str = "inductor"
 
     @classmethod
     def parse(cls, options: Mapping[str, Any] | None) -> Options:
         """ValueError for an unknown key, a value out of range, or layer rules without M and N."""
         given = dict(options or {})
-        own = {key: given.pop(key) for key in ("calibration_batches", "then") if key in given}
+        own = {key: given.pop(key) for key in OWN if key in given}
         known = [f.name for f in fields(Config)]
         if unknown := sorted(set(given) - set(known)):
-            raise ValueError(
-                f"backend 'abc' got unknown options {unknown}; it takes "
-                f"{', '.join([*known, 'calibration_batches', 'then'])}"
-            )
+            raise ValueError(f"backend 'abc' got unknown options {unknown}; it takes {', '.join([*known, *OWN])}")
         if given and not {"M", "N"} <= set(given):
             raise ValueError(f"backend 'abc' needs both M and N to quantize float layers, got only {sorted(given)}")
         result = cls(Config(**given) if given else None, **own)
         if result.then not in THEN:
             raise ValueError(f"option 'then' must be one of {', '.join(THEN)}, got {result.then!r}")
+        if not isinstance(result.autotune, bool):
+            raise ValueError(f"option 'autotune' must be True or False, got {result.autotune!r}")
         if not isinstance(result.calibration_batches, int) or result.calibration_batches < 1:
             raise ValueError(f"option 'calibration_batches' must be at least 1, got {result.calibration_batches!r}")
         return result

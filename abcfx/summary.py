@@ -11,15 +11,17 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 
 from abcfx.layers import QUANTIZED, ABCLayer
 from abcfx.layers.functional import ABCFunctional
-from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.choose import choose
+from abcfx.ops.workload import Workload
 from abcfx.packed import packable_weights, packed_bytes
 from abcfx.sites import module_sites
 
@@ -34,9 +36,10 @@ ADDED = ("activation_scale", "activation_shift", "output_gain", "output_shift")
 class LayerSummary:
     """One layer. Shapes and MACs are None for a layer that the inputs did not reach, or whose work is hidden in one op.
 
-    runs    "binary" on the kernels, "dense" as a float op on dequantized operands, "float" if it is not quantized,
-            "unknown" for a functional layer that no input has reached
-    note    why not "binary", or why its weight stays float in the file; None if there is nothing to say
+    runs    the form in a compiled graph: "xnor" or "lut" on the kernels, "dense" as a float op on dequantized operands;
+            "float" if it is not quantized, "unknown" for a functional layer that no input has reached
+    note    why "dense", or why its weight stays float in the file; None if there is nothing to say
+    predicted_ms   of each form that was weighed (measured, if autotuning is on); empty if there was nothing to weigh
     """
 
     name: str
@@ -56,6 +59,7 @@ class LayerSummary:
     float_macs: int | None
     float_bytes: int
     packed_bytes: int
+    predicted_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -256,12 +260,11 @@ def _quantized_row(
 ) -> LayerSummary:
     plan, kind = layer.plan, _kind(layer)
     weight = seen.weight if seen is not None else getattr(layer, "weight", None)
-    if weight is None:  # functional, and no input has shown its weight
-        runs, notes = "unknown", ["run it on an input to know"]
-    else:
-        like = weight if seen is None else seen.input
-        dense = kernel_or_reason(kind, tuple(weight.shape), _groups(layer), like.dtype, plan, like.device)
-        runs, notes = ("dense", [dense]) if dense else ("binary", [])
+    runs, notes, predicted = "unknown", ["run it on an input to know"], {}
+    if weight is not None:  # a functional layer shows its weight with its first input
+        choice = choose(_workload(layer, weight, seen), plan, weight.device)
+        runs, predicted = choice.form, choice.ms
+        notes = [choice.reason] if runs == "dense" else []
     owner = weight._base if weight is not None and weight._is_view() else weight
     own, rest = bytes_of(owner), bytes_of(getattr(layer, "bias", None))
     stored = own
@@ -270,6 +273,7 @@ def _quantized_row(
     elif weight is not None:
         notes.append("something else may read its weight, which therefore stays float in the file")
     products = plan.weight_bases * plan.activation_bases
+    is_binary = runs in ("xnor", "lut")
     macs = None if seen is None else seen.macs
     return LayerSummary(
         name=layer.abc_name,
@@ -283,14 +287,33 @@ def _quantized_row(
         activation_bits=plan.activation_bases,
         basis=plan.basis,
         levels=plan.levels,
-        binary_macs=None if macs is None else macs * products if runs == "binary" else 0,
-        float_macs=None if macs is None else 0 if runs == "binary" else macs,
+        binary_macs=None if macs is None else macs * products if is_binary else 0,
+        float_macs=None if macs is None else 0 if is_binary else macs,
         float_bytes=own + rest,
         packed_bytes=stored + rest + bytes_of(*(getattr(layer, name) for name in ADDED)),
+        predicted_ms=predicted,
     )
 
 
-def _groups(layer: ABCLayer) -> int:
+def _workload(layer: ABCLayer, weight: Tensor, seen: _Seen | None) -> Workload:
+    dtype, shape = (weight.dtype, None) if seen is None else (seen.input.dtype, seen.input.shape)
+    geometry = _geometry(layer)
+    if not geometry:
+        return Workload.linear(weight.shape, dtype, shape, compiled=True)
+    if shape is not None and len(shape) < weight.dim():
+        shape = (1, *shape)  # an image without a batch
+    last = seen is not None and suggest_memory_format(seen.input) == torch.channels_last
+    return Workload.convolution(weight.shape, dtype, shape, geometry, compiled=True, channels_last=last)
+
+
+def _geometry(layer: ABCLayer) -> tuple:
+    """stride … groups as aten.convolution takes them; () for a linear layer. Padding "same" counts as its mean."""
     if isinstance(layer, ABCFunctional):
-        return layer.geometry[-1] if layer.geometry else 1
-    return getattr(layer, "groups", 1)
+        return layer.geometry
+    if not isinstance(layer, nn.modules.conv._ConvNd):
+        return ()
+    padding = layer.padding
+    if isinstance(padding, str):
+        reach = [d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        padding = reach if padding == "same" else [0] * len(reach)
+    return layer.stride, padding, layer.dilation, layer.transposed, layer.output_padding, layer.groups

@@ -11,19 +11,28 @@ from typing import Any
 
 import torch
 from abcfx.passes._constants import View, constant_view
+from abcfx.passes._inline import inline
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from abcfx.passes.inline_checkpoints import inline_checkpoints
 from abcfx.passes.match_layers import weight_name
 from abcfx.passes.rewrite_abc import keep_strides
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
 from abcfx.graph import SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
-from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.choose import Choice, choose
+from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
+from abcfx.ops.workload import TYPICAL_ROWS, Workload
 from abcfx.plan import LayerPlan
-from abcfx.quant.bits import LANES, words_for
+from abcfx.quant import activations
+
+try:
+    from torch.fx.experimental.symbolic_shapes import optimization_hint
+except ImportError:  # its name before torch 2.12
+    from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint
 
 aten, abc, abc_k = torch.ops.aten, torch.ops.abc, torch.ops.abc_k
 FORM = "abcfx_form"  # node.meta: what `_decide` found for an abc node
@@ -58,11 +67,15 @@ class WeightInput:
 
 @dataclass
 class Lowered:
-    """inputs: the new graph inputs in order; kernels: names of layers on bit planes; reasons: why others are not."""
+    """inputs   the new graph inputs in order
+    kernels  names of layers on bit planes     reasons  why each other one is not
+    choices  what was chosen for each layer that had a choice, with times
+    """
 
     inputs: list[WeightInput] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
     report: Report = field(default_factory=Report)
 
 
@@ -156,23 +169,34 @@ class PackedConvolution(Rule):
 
 
 class DenseLayer(Rule):
-    """abc layer without a kernel that pays  →  the float op on x̂ = quantize_activation(x) and Ŵ.
+    """abc layer without a kernel that pays  →  the float op on x̂ = quantize(x) and Ŵ.
 
-    Holds by definition of the quantized layer. Computed in at least f32 and cast to the dtype of x.
+    Holds by definition of the quantized layer. Computed in at least f32 and cast to the dtype of x. The quantizer of
+    abcfx/quant/activations.py is written out, so that inductor fuses it with what stands before it.
 
     Before::
         def f(x: f32[2, 8], w: f32[16, 8].constant, s: f32[1], t: f32[1]):
             return abc.linear.default(x, w, None, s, t, 2, 3, "alternating", "coded", True)
     After::
         def f(x: f32[2, 8], w: f32[16, 8].constant, s: f32[1], t: f32[1], dense: f32[16, 8]):
-            return aten.linear.default(abc.quantize_activation.default(x, s, t, 3, "coded"), dense, None)
+            k = aten.sub.Tensor(x, aten.select.int(t, 0, 0))
+            k = aten.mul.Tensor(k, aten.reciprocal.default(aten.select.int(s, 0, 0)))
+            k = aten.clamp.default(aten.round.default(k), 0, 7)
+            k = aten.masked_fill.Scalar(k, aten.ne.Tensor(k, k), 0.0)
+            y = aten.add.Tensor(aten.mul.Tensor(k, aten.select.int(s, 0, 0)), aten.select.int(t, 0, 0))
+            return aten.linear.default(y, dense, None)
     Before::
         def f(x: f32[2, 8], w: f32[16, 8], s: f32[1], t: f32[1]):
             return abc.linear.default(x, w, None, s, t, 2, 3, "alternating", "coded", True)
     After::
         def f(x: f32[2, 8], w: f32[16, 8], s: f32[1], t: f32[1]):
             dense = abc.quantize_weight.default(w, False, 1, 2, "alternating", True)
-            return aten.linear.default(abc.quantize_activation.default(x, s, t, 3, "coded"), dense, None)
+            k = aten.sub.Tensor(x, aten.select.int(t, 0, 0))
+            k = aten.mul.Tensor(k, aten.reciprocal.default(aten.select.int(s, 0, 0)))
+            k = aten.clamp.default(aten.round.default(k), 0, 7)
+            k = aten.masked_fill.Scalar(k, aten.ne.Tensor(k, k), 0.0)
+            y = aten.add.Tensor(aten.mul.Tensor(k, aten.select.int(s, 0, 0)), aten.select.int(t, 0, 0))
+            return aten.linear.default(y, dense, None)
     Declines::
         def f(x: f32[2, 64], w: f32[16, 64].constant, s: f32[1], t: f32[1]):
             return abc.linear.default(x, w, None, s, t, 2, 3, "alternating", "coded", True)   # has a kernel
@@ -189,7 +213,11 @@ class DenseLayer(Rule):
     def rewrite(self, b: Builder, layer: AbcLinearView | AbcConvView, form: Form, plan: LayerPlan) -> Node:
         dtype = compute_dtype(dtype_of(layer.input))
         x, bias = (as_dtype(b, n, dtype) for n in (layer.input, layer.bias))
-        x = b(abc.quantize_activation.default, x, layer.scale, layer.shift, plan.activation_bases, plan.levels)
+        x = inline(
+            b,
+            lambda x, scale, shift: activations.quantize(x, scale, shift, plan.activation_bases, plan.levels),
+            *(x, layer.scale, layer.shift),
+        )
         if form.nodes:
             (weight,) = form.nodes
         else:
@@ -217,6 +245,7 @@ class Form:
     weight_shape: tuple[int, ...]
     recipe: WeightRecipe
     nodes: tuple[Node, ...] = ()
+    choice: Choice | None = None
 
 
 def lower(gm: GraphModule) -> Lowered:
@@ -236,6 +265,8 @@ def decide_forms(gm: GraphModule) -> Lowered:
         if isinstance(layer, (AbcLinearView, AbcConvView)):
             node.meta[FORM] = form = _decide(gm, node, layer, lowered.inputs, shared)
             name = node.meta.get(SITE) or weight_name(layer.weight, node)
+            if form.choice is not None:
+                lowered.choices[name] = form.choice
             if form.reason is None:
                 lowered.kernels.append(name)
             else:
@@ -254,10 +285,10 @@ def _decide(
         raise ValueError(f"{node.name}: lowering needs shapes; trace with make_fx, torch.export or torch.compile")
     if found is None:
         return Form("its weight is computed in the graph, so it cannot be packed once", shape, recipe)
-    dims = len(shape) - 2
-    kind = f"conv{'_transpose' if transposed else ''}{dims}d" if dims else "linear"
     tensor: Tensor = value(layer.input)
-    reason = kernel_or_reason(kind, shape, groups, tensor.dtype, plan, tensor.device)
+    choice = choose(workload_of(layer), plan, tensor.device)
+    reason = choice.reason if choice.form == "dense" else None
+    recipe = recipe if reason else recipe._replace(method=choice.form)
     dtype = None if reason is None else compute_dtype(tensor.dtype)
     key = (found, recipe, dtype)
     if key not in shared:
@@ -270,17 +301,26 @@ def _decide(
         inputs.append(
             WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype)
         )
-    return Form(reason, shape, recipe, shared[key])
+    return Form(reason, shape, recipe, shared[key], choice)
+
+
+def workload_of(layer: AbcLinearView | AbcConvView) -> Workload:
+    """Symbolic sizes count as in the example that was traced, without a guard: one graph serves all sizes."""
+    x, weight = value(layer.input), shape_of(layer.weight)
+    shape = [optimization_hint(size, fallback=TYPICAL_ROWS) for size in x.shape]
+    if isinstance(layer, AbcLinearView):
+        return Workload.linear(weight, x.dtype, shape, compiled=True)
+    last = x.dim() == 4 and suggest_memory_format(x) == torch.channels_last
+    return Workload.convolution(weight, x.dtype, shape, layer.geometry, compiled=True, channels_last=last)
 
 
 def packed_shapes(weight: tuple[int, ...], recipe: WeightRecipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shapes and dtypes of what `weight_cache.packed` makes of a weight [o, channels/groups, *kernel]."""
     outputs, channels, *kernel = weight
-    taps = torch.Size(kernel).numel()
-    blocks = -(-(outputs // recipe.groups) // LANES)
-    bits = (recipe.groups, blocks, recipe.weight_bases, taps * words_for(channels), LANES)
+    taps, lanes = torch.Size(kernel).numel(), lanes_of(recipe.method)
+    bits = packed_shape(recipe.weight_bases, outputs, taps, channels, recipe.groups, lanes)
     return {
-        "bits": (bits, torch.int64),
+        "bits": (bits, packed_dtype(lanes)),
         "alpha": ((recipe.weight_bases, outputs), torch.float32),
         "tap_sums": ((outputs, taps), torch.float32),
     }

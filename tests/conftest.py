@@ -14,6 +14,10 @@ SESSION_SEED = 20170901
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=150, metavar="N", help="random cases in tests/ops/test_fuzz.py")
+
+
 @pytest.fixture(autouse=True)
 def _seed(request: pytest.FixtureRequest) -> None:
     torch.manual_seed(SESSION_SEED ^ zlib.crc32(request.node.nodeid.encode()))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abcfx.layers import ABCFunctional, ABCLayer
+from abcfx.plan import LayerPlan
 from abcfx.quant import activations
 from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
 
@@ -22,11 +23,17 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return float((got - want).norm() / want.norm().clamp_min(1e-30))
 
 
-def dequantized_weight(weight: Tensor, layer: ABCLayer, transposed: bool, groups: int) -> Tensor:
-    plan = layer.plan
+def dequantized_weight(weight: Tensor, plan: LayerPlan, transposed: bool, groups: int) -> Tensor:
+    """Ŵ = Σ_p α_p B_p in f32, from a fit of its own."""
+    return fitted_weight(weight, plan, transposed, groups)[0]
+
+
+def fitted_weight(weight: Tensor, plan: LayerPlan, transposed: bool, groups: int) -> tuple[Tensor, Tensor]:
+    """Ŵ and its scales α f32[M, o]."""
     flat = flatten_weight(weight.detach().float(), transposed, groups)
     bases, scales = fit_bases(flat.flatten(1), plan.weight_bases, plan.basis, plan.per_channel)
-    return unflatten_weight(dequantize_bases(bases, scales).view(flat.shape), weight.shape, transposed, groups)
+    dense = unflatten_weight(dequantize_bases(bases, scales).view(flat.shape), weight.shape, transposed, groups)
+    return dense, scales
 
 
 def layer_oracle(layer: ABCLayer, input: Tensor, *operands: Tensor | None) -> Tensor:
@@ -46,7 +53,7 @@ def _uncorrected(layer: ABCLayer, input: Tensor, *operands: Tensor | None) -> Te
     bias = None if bias is None else bias.detach().double()
     if isinstance(layer, ABCFunctional):
         transposed, groups = (layer.geometry[3], layer.geometry[5]) if layer.geometry else (False, 1)
-        weight = dequantized_weight(weight, layer, transposed, groups).double()
+        weight = dequantized_weight(weight, layer.plan, transposed, groups).double()
         if layer.geometry:
             return torch.ops.aten.convolution.default(x, weight, bias, *layer.geometry)
         return F.linear(x, weight, bias)
@@ -54,7 +61,7 @@ def _uncorrected(layer: ABCLayer, input: Tensor, *operands: Tensor | None) -> Te
     float_type: Any = next(t for t in type(layer).__mro__ if t.__module__.startswith("torch.nn.modules"))
     twin = float_type.__new__(float_type)
     twin.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in layer.__dict__.items()})
-    weight = dequantized_weight(weight, layer, transposed, getattr(layer, "groups", 1)).double()
+    weight = dequantized_weight(weight, layer.plan, transposed, getattr(layer, "groups", 1)).double()
     twin._parameters = {"weight": nn.Parameter(weight), "bias": None if bias is None else nn.Parameter(bias)}
     with torch.no_grad():
         return float_type.forward(twin, x)

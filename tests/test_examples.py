@@ -138,8 +138,9 @@ def prepare(rule: Rule, gm: GraphModule) -> list[lower.WeightInput]:
 
 @pytest.fixture(autouse=True)
 def _a_variant_with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The examples of lower are about a machine with compiled kernels."""
-    monkeypatch.setattr(library, "kernel_variant", lambda: "avx512vpopcnt")
+    """The examples of lower are about layers, however tiny, that run on the kernels where these apply."""
+    monkeypatch.setattr(library, "kernel_variant", lambda op="bgemm": {"lut": "reference"}.get(op, "avx512vpopcnt"))
+    monkeypatch.setenv("ABCFX_FORM", "xnor")
 
 
 PAIRS = [(f"{rule.name}-{i}", rule, *pair) for rule in rules() for i, pair in enumerate(examples(rule))]

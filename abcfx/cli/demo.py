@@ -13,12 +13,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import abcfx
+from abcfx.bench.race import Race, race
 from abcfx.cli import machine
 from abcfx.cli.demo_model import DemoNet, load_demo_model
 from abcfx.cli.demo_report import Point, Results
 from abcfx.cli.demo_steps import Steps
 from abcfx.cli.front import UsageError, positive, usage_errors
-from abcfx.cli.timing import Race, race
 from abcfx.cli.training import Recipe, accuracy, train
 from abcfx.data import Dataset, load
 from abcfx.ops import library

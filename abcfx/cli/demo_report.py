@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from abcfx.cli.timing import Race
+from abcfx.bench.race import Race
 from abcfx.cli.units import milliseconds, size
 
 DISTURBED = 2.0  # on a quiet machine the middle 80 % of the ratios stay within a few percent of each other

@@ -20,6 +20,7 @@ from rich.text import Text
 import abcfx
 from abcfx.cli import machine
 from abcfx.ops import library
+from abcfx.ops.choose import forcing
 from abcfx.ops.weight_cache import WeightRecipe, dequantized
 from abcfx.quant import activations
 
@@ -125,7 +126,7 @@ def _self_test() -> Finding:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(5, 200, generator=generator), torch.randn(24, 200, generator=generator)
     scale, shift = activations.fit(x.flatten(), 2, "coded")
-    with torch.inference_mode():
+    with torch.inference_mode(), forcing("xnor"):
         y = torch.ops.abc.linear(x, weight, None, scale, shift, 2, 2, "alternating", "coded", True)
         quantized = dequantized(weight, WeightRecipe(2, "alternating", True))
         exact = activations.quantize(x, scale, shift, 2, "coded") @ quantized.T

@@ -1,13 +1,16 @@
-"""What this machine has: threads, compilers, kernels. Read by the demo and the doctor."""
+"""What this machine has: threads, compilers, kernels. Read by the demo, the doctor and the benchmark."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 
 import torch
 
+from abcfx import autotune
 from abcfx.ops import library
 
 
@@ -42,3 +45,26 @@ def threads() -> str:
     """ "2 threads" as PyTorch has them."""
     count = torch.get_num_threads()
     return f"{count} thread{'s' if count > 1 else ''}"
+
+
+def describe() -> dict[str, object]:
+    """What a timing depends on, for JSON."""
+    return {
+        "cpu": autotune.cpu_model(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "kernels": kernel_names(),
+        "torch": torch.__version__,
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def line(described: Mapping[str, object]) -> str:
+    """What `describe` found, on one line."""
+    d, plural = described, "s" if described["threads"] != 1 else ""
+    return (
+        f"{d['cpu']}, {d['threads']} thread{plural} of {d['cores']} cores; abcfx kernels {d['kernels']}; "
+        f"torch {d['torch']} ({d['torch_isa']})"
+    )

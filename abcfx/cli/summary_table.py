@@ -18,7 +18,7 @@ from abcfx.cli.units import count, shape, size
 if TYPE_CHECKING:
     from abcfx.summary import LayerSummary, Summary
 
-STYLES = {"binary": "green", "dense": "yellow", "float": "dim", "unknown": "dim"}
+STYLES = {"xnor": "green", "lut": "green", "dense": "yellow", "float": "dim", "unknown": "dim"}
 WIDE, ROOMY = 96, 108  # columns from which there is room for every column, and for air between them
 
 

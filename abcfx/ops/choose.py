@@ -1,46 +1,137 @@
-"""Does a layer run on bit planes, or as one dense op on dequantized operands? Decided here and nowhere else."""
+"""In which form does a layer run: on bit planes, by tables, or as one dense op? Decided here and nowhere else.
+
+    xnor    pack the input, then M·N popcount products     lut    pack the input, then table lookups
+    dense   the float op on dequantized operands: always possible, and the fastest beyond the break-even
+
+The cost model (abcfx/cost) says which, in microseconds; with autotuning each shape is measured once and the answer kept
+(abcfx/autotune.py). All forms give the same values up to the order of f32 sums.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+
 import torch
 
+from abcfx import debug
+from abcfx.cost import predict, rates_for
 from abcfx.ops import library
+from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 
 # Below this many channels a 64-bit word is mostly padding, and the dense op is faster.
 MIN_CHANNELS = 16
+# Larger windows would overflow the 16-bit sums of the table kernel (csrc/include/abcfx/lut.h).
+MAX_TAPS = 256
 
-# Largest M·N that still beats f32 on the variant the library chose; measured on 3x3 convolutions with 128 and more
-# channels, two threads, pack included (`python -m abcfx bench` comes with the cost model).
-BREAK_EVEN = {"avx512vpopcnt": 16, "avx2": 4, "portable": 1}
+_forced: ContextVar[str] = ContextVar("abcfx_form", default="")
+_tuning: ContextVar[bool] = ContextVar("abcfx_autotune", default=False)
 
 
-def kernel_or_reason(
-    kind: str,
-    weight: tuple[int, ...],
-    groups: int,
-    dtype: torch.dtype,
-    plan: LayerPlan,
-    device: torch.device = torch.device("cpu"),  # noqa: B008  immutable
-) -> str | None:
-    """None if the layer runs on the binary kernels, else why it runs in the dequantized form.
-
-    kind     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d" ...
-    weight   shape of the float weight; [o, channels/groups, *kernel] for a convolution
+@dataclass(frozen=True)
+class Choice:
+    """form      "xnor", "lut" or "dense"
+    reason    one sentence: why this form
+    ms        predicted (or measured) milliseconds of each form that applies; empty if there was no choice to make
     """
-    if kind not in ("linear", "conv1d", "conv2d"):
-        return f"{kind} has no binary kernel"
-    if device.type not in ("cpu", "meta"):
-        return f"no binary kernel for {device.type} yet"
-    if dtype == torch.float64:
+
+    form: str
+    reason: str
+    ms: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = False
+
+    def __str__(self) -> str:
+        """ "dense, M·N = 25 is beyond … (predicted: dense 0.4 ms, xnor 0.9 ms)" """
+        times = ", ".join(f"{form} {value:.3g} ms" for form, value in sorted(self.ms.items(), key=lambda kv: kv[1]))
+        how = f" ({'measured' if self.measured else 'predicted'}: {times})" if times else ""
+        return f"{self.form}, {self.reason}{how}"
+
+
+def choose(workload: Workload, plan: LayerPlan, device: torch.device) -> Choice:
+    """The form of a layer with this work. The same question is answered from memory."""
+    settings = (_forced.get() or debug.form_wanted(), _tuning.get() or debug.autotune_wanted())
+    variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
+    return _choose(workload, plan, device.type, variants, torch.get_num_threads(), *settings)
+
+
+@contextmanager
+def forcing(form: str) -> Iterator[None]:
+    """Inside, layers run in this form wherever it applies, as with ABCFX_FORM."""
+    token = _forced.set(form)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextmanager
+def tuning(wanted: bool = True) -> Iterator[None]:
+    """Inside, unknown shapes are measured, as with ABCFX_AUTOTUNE=1."""
+    token = _tuning.set(wanted)
+    try:
+        yield
+    finally:
+        _tuning.reset(token)
+
+
+@lru_cache(maxsize=4096)
+def _choose(
+    workload: Workload, plan: LayerPlan, device: str, variants: tuple[str, str], threads: int, forced: str, tune: bool
+) -> Choice:
+    variant = variants[0]
+    reasons = methods(workload, device, variants)
+    forms = [form for form, reason in reasons.items() if reason is None]
+    if forced:
+        form = forced if forced in forms else "dense"
+        return Choice(form, reasons[forced] or f"{debug.FORM}={forced}")
+    if forms == ["dense"]:
+        return Choice("dense", str(reasons["xnor"]))
+    if tune and device == "cpu" and workload.input is not None:
+        from abcfx.ops.candidates import measure  # it runs the layers, which ask this file
+
+        ms = measure(workload, plan, forms)
+    else:
+        tune = False
+        predicted = predict(workload.dims(plan, threads), rates_for(variant))
+        ms = {form: predicted[form] for form in forms}
+    best = min(ms, key=ms.__getitem__)
+    products = plan.weight_bases * plan.activation_bases
+    here = f"on {variant} with {threads} thread{'s' if threads > 1 else ''}"
+    reason = f"M·N = {products} is beyond the break-even of this shape" if best == "dense" else "the fastest form"
+    return Choice(best, f"{reason} {here}", ms, tune)
+
+
+def methods(workload: Workload, device: str, variants: tuple[str, str]) -> dict[str, str | None]:
+    """form → None if the layer can run in it, else the reason why not, a sentence for the user.
+
+    variants  of the popcount kernel and of the table kernel that run here, as `library.kernel_variant` names them
+    """
+    common = _no_kernel(workload, device, variants[0])
+    return {"xnor": common, "lut": common or _no_table(workload, variants[1]), "dense": None}
+
+
+def _no_kernel(workload: Workload, device: str, variant: str) -> str | None:
+    if workload.kind not in ("linear", "conv1d", "conv2d"):
+        return f"{workload.kind} has no binary kernel"
+    if device not in ("cpu", "meta"):
+        return f"no binary kernel for {device} yet"
+    if workload.dtype == torch.float64:
         return "float64 input: the kernels combine in float32"
-    if weight[1] < MIN_CHANNELS:
-        return f"{weight[1]} channels per group; the binary kernel needs {MIN_CHANNELS} to pay"
-    variant = library.kernel_variant()
+    channels = workload.weight[1]
+    if channels < MIN_CHANNELS:
+        return f"{channels} channels per group; the binary kernel needs {MIN_CHANNELS} to pay"
     if variant == "reference":
         return "the compiled kernels are not loaded (python -m abcfx doctor says why)"
-    limit = BREAK_EVEN[variant]
-    products = plan.weight_bases * plan.activation_bases
-    if products > limit:
-        return f"M·N = {products} is beyond the break-even of {limit} on {variant}"
     return None
+
+
+def _no_table(workload: Workload, variant: str) -> str | None:
+    if variant == "reference":
+        return "this machine has no vector shuffle that the table kernel is written for"
+    taps = prod(workload.weight[2:])
+    return f"{taps} taps; the table kernel takes at most {MAX_TAPS}" if taps > MAX_TAPS else None

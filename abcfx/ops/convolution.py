@@ -15,9 +15,10 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from abcfx.ops.activation import activation_adjoint
-from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.choose import choose
 from abcfx.ops.schema import ABC, PLAN_ARGUMENTS
 from abcfx.ops.weight_cache import PackedWeight, WeightRecipe, dequantized, packed
+from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations, ste
 
@@ -30,11 +31,6 @@ ABC.define(
 aten_convolution = torch.ops.aten.convolution.default
 
 
-def convolution_kind(weight: Tensor, transposed: bool) -> str:
-    """'conv2d', 'conv_transpose1d' ...: the name torch.nn.functional gives it."""
-    return f"conv{'_transpose' if transposed else ''}{weight.dim() - 2}d"
-
-
 @torch.library.impl(ABC, "convolution", "CompositeExplicitAutograd")
 def convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *arguments: Any
@@ -43,14 +39,44 @@ def convolution(
     transposed, groups = geometry[3], geometry[5]
     check_convolution(input, weight, transposed, groups)
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
-    kind = convolution_kind(weight, transposed)
-    if kernel_or_reason(kind, tuple(weight.shape), groups, input.dtype, plan, input.device):
-        dtype = torch.promote_types(input.dtype, torch.float32)
-        quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
-        bias = None if bias is None else bias.to(dtype)
-        out = aten_convolution(quantized, dequantized(weight, recipe).to(dtype), bias, *geometry)
-        return in_layout_of(out.to(input.dtype), input)
-    out = _conv2d(_with_two_dims(input), weight, packed(weight, recipe), bias, scale, shift, geometry, plan)
+    last = suggest_memory_format(input) == torch.channels_last
+    workload = Workload.convolution(weight.shape, input.dtype, input.shape, geometry, channels_last=last)
+    form = choose(workload, plan, input.device).form
+    if form == "dense":
+        return dense(input, weight, bias, scale, shift, geometry, plan, recipe)
+    return on_planes(input, weight, packed(weight, recipe._replace(method=form)), bias, scale, shift, geometry, plan)
+
+
+def dense(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    geometry: tuple,
+    plan: LayerPlan,
+    recipe: WeightRecipe,
+) -> Tensor:
+    """The layer as one float op on dequantized operands."""
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
+    bias = None if bias is None else bias.to(dtype)
+    out = aten_convolution(quantized, dequantized(weight, recipe).to(dtype), bias, *geometry)
+    return in_layout_of(out.to(input.dtype), input)
+
+
+def on_planes(
+    input: Tensor,
+    weight: Tensor,
+    kernel: PackedWeight,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    geometry: tuple,
+    plan: LayerPlan,
+) -> Tensor:
+    """The layer on the kernels: pack the input, then one product."""
+    out = _conv2d(_with_two_dims(input), weight, kernel, bias, scale, shift, geometry, plan)
     return in_layout_of((out.squeeze(2) if weight.dim() == 3 else out).to(input.dtype), input)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d as float_conv2d
 
 from abcfx.ops import library
-from abcfx.ops.kernel_linear import weight_signs
+from abcfx.ops.kernel_weights import weight_signs
 from abcfx.ops.schema import ABC_K
 from abcfx.quant import activations, bits
 
@@ -53,7 +53,7 @@ def conv2d(
     inside = torch.zeros(padded_h, padded_w, device=bits_.device)
     inside[padding[0] : padded_h - padding[0], padding[1] : padded_w - padding[1]] = 1
     taps = kernel[0] * kernel[1]
-    bases = weight_signs(weight_bits, outputs // groups, taps, channels).reshape(m, outputs, taps, channels)
+    bases = weight_signs(weight_bits, m, outputs // groups, taps, channels).reshape(m, outputs, taps, channels)
     weight = torch.einsum("po,potc->oct", alpha, bases).reshape(outputs, channels, kernel[0], kernel[1])
     y = float_conv2d(values * inside, weight, bias, stride, 0, dilation, groups)
     return y.permute(0, 2, 3, 1).contiguous()

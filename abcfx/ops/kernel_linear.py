@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from abcfx.ops import library
+from abcfx.ops.kernel_weights import weight_signs
 from abcfx.ops.schema import ABC_K
 from abcfx.quant import activations, bits
 
@@ -16,13 +17,6 @@ ABC_K.define(
     "linear(Tensor bits, Tensor weight_bits, Tensor alpha, Tensor tap_sums, Tensor? bias, Tensor scale, Tensor shift, "
     "str levels, SymInt depth) -> Tensor"
 )
-
-
-def weight_signs(weight_bits: Tensor, cols: int, taps: int, channels: int) -> Tensor:
-    """Inverse of pack_weights: int64 [groups, blocks, M, taps·words, 8] → ±1 f32 [M, groups, cols, taps, channels]."""
-    groups, blocks, m, _, lanes = weight_bits.shape
-    words = weight_bits.permute(2, 0, 1, 4, 3).reshape(m, groups, blocks * lanes, taps, bits.words_for(channels))
-    return bits.unpack(words[:, :, :cols], channels)
 
 
 def linear(
@@ -40,7 +34,7 @@ def linear(
     n = bits_.shape[0]
     beta, constant = activations.coefficients(scale, shift, n, levels)
     a = bits.unpack(bits_, depth)
-    w = weight_signs(weight_bits, alpha.shape[1], 1, depth).reshape(alpha.shape[0], alpha.shape[1], depth)
+    w = weight_signs(weight_bits, *alpha.shape, 1, depth).reshape(*alpha.shape, depth)
     base = constant * tap_sums[:, 0] if bias is None else constant * tap_sums[:, 0] + bias
     return torch.einsum("q,po,qrk,pok->ro", beta, alpha, a, w) + base
 

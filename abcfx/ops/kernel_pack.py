@@ -1,4 +1,4 @@
-"""abc_k::pack_weights, pack_rows, pack_image: values → bit planes in the layouts of docs/bits.md.
+"""abc_k::pack_rows, pack_image: values → bit planes in the layouts of docs/bits.md.
 
 Activations are read as they come: f32, bf16 or f16 (widened exactly, no cast in front), any strides. With `gain` and
 `offset`, f32[channels], what is quantized is x·gain[c] + offset[c], two f32 roundings: a batch norm in eval mode in
@@ -20,7 +20,6 @@ from abcfx.ops import library
 from abcfx.ops.schema import ABC_K
 from abcfx.quant import activations, bits
 
-ABC_K.define("pack_weights(Tensor bases, SymInt groups) -> Tensor")
 ABC_K.define(
     "pack_rows(Tensor input, Tensor scale, Tensor shift, int planes, str levels, Tensor? gain=None, "
     "Tensor? offset=None) -> Tensor"
@@ -29,16 +28,6 @@ ABC_K.define(
     "pack_image(Tensor input, Tensor scale, Tensor shift, int planes, str levels, SymInt groups, SymInt[] padding, "
     "Tensor? gain=None, Tensor? offset=None) -> Tensor"
 )
-
-
-def pack_weights(bases: Tensor, groups: int) -> Tensor:
-    """bases int8 ±1 [M, O, taps, c] → int64 [groups, ⌈O/groups/8⌉, M, taps·words, 8]; channels past the last are 0."""
-    m, outputs, taps, channels = bases.shape
-    cols, words = outputs // groups, bits.words_for(channels)
-    blocks = -(-cols // bits.LANES)
-    packed = bits.pack(bases).view(m, groups, cols, taps * words)
-    packed = pad(packed, (0, 0, 0, blocks * bits.LANES - cols)).view(m, groups, blocks, bits.LANES, taps * words)
-    return packed.permute(1, 2, 0, 4, 3).contiguous()
 
 
 def with_affine(input: Tensor, gain: Tensor | None, offset: Tensor | None) -> Tensor:
@@ -86,16 +75,8 @@ def pack_image(
     return pad(bits.pack(grouped).flatten(-2), (0, 0, padding[1], padding[1], 0, 0, padding[0], padding[0]))
 
 
-library.register_reference(ABC_K, "pack_weights", pack_weights)
 library.register_reference(ABC_K, "pack_rows", pack_rows)
 library.register_reference(ABC_K, "pack_image", pack_image)
-
-
-@torch.library.register_fake("abc_k::pack_weights", lib=ABC_K)
-def _(bases: Tensor, groups: int) -> Tensor:
-    m, outputs, taps, channels = bases.shape
-    cols, words = outputs // groups, bits.words_for(channels)
-    return bases.new_empty((groups, (cols + 7) // 8, m, taps * words, bits.LANES), dtype=torch.int64)
 
 
 @torch.library.register_fake("abc_k::pack_rows", lib=ABC_K)

@@ -21,7 +21,7 @@ import abcfx
 
 NAME = "_kernels" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 FORCE = "ABCFX_KERNEL"
-LISTS = ("bgemm", "pack")
+LISTS = ("bgemm", "lut", "pack")
 
 
 def register_reference(lib: Library, name: str, fn: Callable) -> None:
@@ -71,13 +71,12 @@ def problem() -> str | None:
     forced = os.environ.get(FORCE)
     if not forced:
         return None
-    for op in LISTS:
-        known = variants(op)
-        if forced not in known:
-            return f"{FORCE}={forced} is ignored: the {op} variants are {', '.join(known)}"
-        if known[forced] is not None:
-            return f"{FORCE}={forced} is ignored: CPU lacks {known[forced]}"
-    return None
+    found = {op: variants(op)[forced] for op in LISTS if forced in variants(op)}
+    if not found:
+        known = dict.fromkeys(name for op in LISTS for name in variants(op))
+        return f"{FORCE}={forced} is ignored: the variants are {', '.join(known)}"
+    missing = next((feature for feature in found.values() if feature), None)
+    return f"{FORCE}={forced} is ignored: CPU lacks {missing}" if missing else None
 
 
 @cache
@@ -86,20 +85,31 @@ def handle() -> ctypes.CDLL:
     where = path()
     if where is None:
         raise RuntimeError(problem())
+    return open_kernels(where)
+
+
+def open_kernels(where: Path) -> ctypes.CDLL:
+    """The C ABI of a library that holds the kernels, with or without the torch operators."""
     library = ctypes.CDLL(str(where))
     for op in LISTS:
         for function, arguments in (("variant", [ctypes.c_int]), ("missing", [ctypes.c_int]), ("chosen_name", [])):
             symbol = getattr(library, f"abcfx_{op}_{function}")
             symbol.argtypes, symbol.restype = arguments, ctypes.c_char_p
+    library.abcfx_lut_lanes.argtypes, library.abcfx_lut_lanes.restype = [ctypes.c_char_p], ctypes.c_int64
     return library
 
 
 @cache
 def variants(op: str = "bgemm") -> dict[str, str | None]:
-    """The variants of "bgemm" or "pack", best first: name → the CPU feature missing here, None if it runs."""
+    """The variants of one of LISTS, best first: name → the CPU feature missing here, None if it runs."""
+    return variants_of(handle(), op)
+
+
+def variants_of(kernels: ctypes.CDLL, op: str) -> dict[str, str | None]:
+    """`variants` of a library opened with `open_kernels`."""
     names: dict[str, str | None] = {}
-    while name := getattr(handle(), f"abcfx_{op}_variant")(len(names)):
-        missing = getattr(handle(), f"abcfx_{op}_missing")(len(names))
+    while name := getattr(kernels, f"abcfx_{op}_variant")(len(names)):
+        missing = getattr(kernels, f"abcfx_{op}_missing")(len(names))
         names[name.decode()] = missing.decode() if missing else None
     return names
 
@@ -108,6 +118,12 @@ def variants(op: str = "bgemm") -> dict[str, str | None]:
 def kernel_variant(op: str = "bgemm") -> str:
     """The variant that runs: a name of kernels.inc; "reference" if the library is not loaded."""
     return getattr(handle(), f"abcfx_{op}_chosen_name")().decode() if loaded() else "reference"
+
+
+@cache
+def lut_lanes() -> int:
+    """Output channels in a block of the lookup kernel that runs; without the compiled library, of the reference."""
+    return int(handle().abcfx_lut_lanes(None)) if loaded() else 32
 
 
 _load()

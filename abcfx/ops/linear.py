@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abcfx.ops.activation import activation_adjoint
-from abcfx.ops.choose import kernel_or_reason
+from abcfx.ops.choose import choose
 from abcfx.ops.schema import ABC, PLAN_ARGUMENTS
-from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
+from abcfx.ops.weight_cache import PackedWeight, WeightRecipe, dequantized, packed
+from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations, ste
 
@@ -34,14 +35,29 @@ def linear(
     check_linear(input, weight)
     plan = LayerPlan(*plan_arguments)
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel)
-    if kernel_or_reason("linear", tuple(weight.shape), 1, input.dtype, plan, input.device):
-        return _dense(input, weight, bias, scale, shift, plan, recipe)
+    workload = Workload.linear(weight.shape, input.dtype, input.shape)
+    form = choose(workload, plan, input.device).form
+    if form == "dense":
+        return dense(input, weight, bias, scale, shift, plan, recipe)
+    return on_planes(input, weight, packed(weight, recipe._replace(method=form)), bias, scale, shift, plan)
+
+
+def on_planes(
+    input: Tensor,
+    weight: Tensor,
+    kernel: PackedWeight,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    plan: LayerPlan,
+) -> Tensor:
+    """The layer on the kernels: pack the input, then one product."""
     bits = torch.ops.abc_k.pack_rows(
         input.reshape(-1, input.shape[-1]), scale.float(), shift.float(), plan.activation_bases, plan.levels
     )
     out = torch.ops.abc_k.linear(
         bits,
-        *packed(weight, recipe),
+        *kernel,
         None if bias is None else bias.float(),
         scale.float(),
         shift.float(),
@@ -51,7 +67,7 @@ def linear(
     return out.view(*input.shape[:-1], weight.shape[0]).to(input.dtype)
 
 
-def _dense(
+def dense(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -60,6 +76,7 @@ def _dense(
     plan: LayerPlan,
     recipe: WeightRecipe,
 ) -> Tensor:
+    """The layer as one float op on dequantized operands."""
     dtype = torch.promote_types(input.dtype, torch.float32)
     quantized = activations.quantize(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
     out = F.linear(quantized, dequantized(weight, recipe).to(dtype), None if bias is None else bias.to(dtype))

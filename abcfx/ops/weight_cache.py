@@ -20,22 +20,29 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
-from abcfx.ops.kernel_linear import weight_signs
+from abcfx.ops.kernel_weights import METHODS, lanes_of, weight_signs
 from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
 
 
 class WeightRecipe(NamedTuple):
-    """What has to be made of a float weight. `transposed` and `groups` say where its output channels are."""
+    """What has to be made of a float weight. `transposed` and `groups` say where its output channels are; `method` is
+    for which kernel its bases are packed ("xnor" or "lut", abcfx/ops/kernel_weights.py).
+    """
 
     weight_bases: int
     basis: str
     per_channel: bool
     transposed: bool = False
     groups: int = 1
+    method: str = "xnor"
+
+    def fit(self) -> WeightRecipe:
+        """The part that decides the bases and scales: the same for both methods."""
+        return self._replace(method="xnor")
 
 
 class PackedWeight(NamedTuple):
-    """bits  i64[groups, ⌈O/groups/8⌉, M, taps·words, 8]   alpha  f32[M, O]     tap_sums  f32[O, taps] = Σ_channels Ŵ"""
+    """bits  packed bases (abcfx/ops/kernel_weights.py)   alpha  f32[M, O]   tap_sums  f32[O, taps] = Σ_channels Ŵ"""
 
     bits: Tensor
     alpha: Tensor
@@ -62,9 +69,7 @@ class Snapshot:
         """Whether these are the same tensors, unchanged."""
         if self.seen is None or self.generation != _generation:
             return False
-        return all(
-            ref() is t and t._version == version for (ref, version), t in zip(self.seen, tensors, strict=True)
-        )
+        return all(ref() is t and t._version == version for (ref, version), t in zip(self.seen, tensors, strict=True))
 
 
 _generation = 0  # counts the changes that version counters do not see
@@ -137,7 +142,7 @@ def fitted(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.
     Adopted ones if the weight still equals them, else a new fit.
     """
     flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
-    adopted = _adopted.get(_owner(weight), {}).get((recipe, weight.shape))
+    adopted = _adopted.get(_owner(weight), {}).get((recipe.fit(), weight.shape))
     if adopted is not None:
         same = dequantize_bases(*adopted).view(flat.shape).to(weight.dtype)
         if torch.equal(same, flat.to(weight.dtype)):
@@ -159,23 +164,26 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
         exact = dequantize_bases(bases, scales).view(shape)
         weight.copy_(unflatten_weight(exact, weight.shape, recipe.transposed, recipe.groups))
     with _lock:
-        _adopted.setdefault(_owner(weight), {})[recipe, weight.shape] = (bases, scales)
+        _adopted.setdefault(_owner(weight), {})[recipe.fit(), weight.shape] = (bases, scales)
 
 
 def _pack(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
     bases, scales, shape = fitted(weight, recipe)
     tap_sums = dequantize_bases(bases, scales).view(shape).sum(-1)
-    bits = torch.ops.abc_k.pack_weights(bases.view(-1, *shape), recipe.groups)
+    bits = torch.ops.abc_k.pack_weights(bases.view(-1, *shape), recipe.groups, lanes_of(recipe.method))
     return PackedWeight(bits, scales, tap_sums)
 
 
 def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
     owner = _owner(weight)
-    kept = _kept.get(owner, {}).get(("packed", recipe, *_layout(weight)))
+    entries = _kept.get(owner, {})
+    keys = (("packed", recipe.fit()._replace(method=method), *_layout(weight)) for method in METHODS)
+    kept = next((entries[key] for key in keys if key in entries), None)
     if kept is not None and _is_current(owner, kept.version):  # a training step packs first: one fit serves both
         shape = flatten_weight(weight.detach(), recipe.transposed, recipe.groups).shape
         outputs, taps, channels = shape
-        signs = weight_signs(kept.value.bits, outputs // recipe.groups, taps, channels)
+        bits, m = kept.value.bits, recipe.weight_bases
+        signs = weight_signs(bits, m, outputs // recipe.groups, taps, channels)
         bases, scales = signs.reshape(-1, outputs, taps * channels), kept.value.alpha
     else:
         bases, scales, shape = fitted(weight, recipe)

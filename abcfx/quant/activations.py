@@ -27,7 +27,8 @@ FITS = {"coded": fit_coded, "thermometer": fit_thermometer}
 def codes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
     """k of "coded" levels as integral f32 of x's shape."""
     steps = (x.to(torch.float32) - shift[0]) * scale[0].reciprocal()
-    return steps.round().clamp(0, 2**activation_bases - 1).nan_to_num(nan=0.0)
+    k = steps.round().clamp(0, 2**activation_bases - 1)
+    return k.masked_fill(k != k, 0.0)  # NaN only; inductor vectorizes this and not isnan or nan_to_num
 
 
 def planes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:

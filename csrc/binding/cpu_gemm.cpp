@@ -1,4 +1,5 @@
 #include "abcfx/bgemm.h"
+#include "abcfx/lut.h"
 #include "abcfx/padding.h"
 #include "levels.h"
 #include "ops.h"
@@ -7,15 +8,20 @@
 namespace abcfx {
 namespace {
 
-/// Weight operands, checked against each other.
+/// Weight operands, checked against each other. Their dtype says for which method they are packed: int64 words for
+/// xor and popcount (abcfx/bgemm.h), bytes for table lookup (abcfx/lut.h).
 struct Weights {
   Tensor bits, alpha, tap_sums;
   std::optional<Tensor> bias;
   int64_t bases, outputs, cols;
+  bool lookup;
 
   Weights(const char* op, const Tensor& weight_bits, const Tensor& alpha_argument, const Tensor& tap_sums_argument,
-          const std::optional<Tensor>& bias_argument, int64_t groups, int64_t taps, int64_t words)
-      : bits(weight_bits), alpha(alpha_argument), tap_sums(tap_sums_argument) {
+          const std::optional<Tensor>& bias_argument, int64_t groups, int64_t taps, int64_t channels)
+      : bits(weight_bits),
+        alpha(alpha_argument),
+        tap_sums(tap_sums_argument),
+        lookup(weight_bits.scalar_type() == ScalarType::Byte) {
     alpha = expect(op, "alpha", alpha_argument, ScalarType::Float, {-1, -1});
     bases = alpha.size(0);
     outputs = alpha.size(1);
@@ -23,8 +29,15 @@ struct Weights {
     STD_TORCH_CHECK(groups >= 1 && outputs % groups == 0, "abc_k::", op, ": ", outputs,
                     " output channels cannot be split into ", groups, " groups");
     cols = outputs / groups;
-    bits = expect(op, "weight_bits", weight_bits, ScalarType::Long,
-                  {groups, ceil_div(cols, ABCFX_LANES), bases, taps * words, ABCFX_LANES});
+    if (lookup) {
+      const int64_t lanes = abcfx_lut_lanes(nullptr);
+      bits = expect(op, "weight_bits", weight_bits, ScalarType::Byte,
+                    {groups, ceil_div(cols, lanes), abcfx_lut_vectors(bases, cols, lanes), taps, ceil_div(channels, 8),
+                     lanes});
+    } else {
+      bits = expect(op, "weight_bits", weight_bits, ScalarType::Long,
+                    {groups, ceil_div(cols, ABCFX_LANES), bases, taps * ceil_div(channels, 64), ABCFX_LANES});
+    }
     tap_sums = expect(op, "tap_sums", tap_sums_argument, ScalarType::Float, {outputs, taps});
     if (bias_argument) bias = expect(op, "bias", *bias_argument, ScalarType::Float, {outputs});
   }
@@ -36,7 +49,7 @@ const uint64_t* words_of(const Tensor& tensor) {
 
 /// What linear and conv2d have in common once the geometry is in `args`: the base table, then the product.
 Tensor multiply(const char* op, abcfx_bgemm_args& args, abcfx_padding_args& padding, const Tensor& bits,
-                const Weights& weights, const Levels& levels, Tensor dst) {
+                const Weights& weights, const Levels& levels, int64_t channels, Tensor dst) {
   std::vector<float> base(padding.classes_h * padding.classes_w * weights.outputs);
   padding.tap_sums = weights.tap_sums.const_data_ptr<float>();
   padding.bias = weights.bias ? weights.bias->const_data_ptr<float>() : nullptr;
@@ -49,7 +62,6 @@ Tensor multiply(const char* op, abcfx_bgemm_args& args, abcfx_padding_args& padd
   int status = abcfx_padding_base(&padding);
 
   args.a = words_of(bits);
-  args.w = words_of(weights.bits);
   args.alpha = weights.alpha.const_data_ptr<float>();
   args.beta = levels.beta;
   args.base = base.data();
@@ -58,7 +70,13 @@ Tensor multiply(const char* op, abcfx_bgemm_args& args, abcfx_padding_args& padd
   args.weight_bases = weights.bases;
   args.activation_bases = levels.planes;
   args.cols = weights.cols;
-  if (status == ABCFX_OK) status = run_grid(args);
+  if (status == ABCFX_OK && weights.lookup) {
+    abcfx_lut_args lookup = {args, weights.bits.const_data_ptr<uint8_t>(), channels, nullptr};
+    status = run_lut_grid(lookup, abcfx_lut_lanes(nullptr));
+  } else if (status == ABCFX_OK) {
+    args.w = words_of(weights.bits);
+    status = run_grid(args);
+  }
   STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::", op, ": the kernel refused its arguments, status ", status);
   return dst;
 }
@@ -93,7 +111,7 @@ Tensor linear(const Tensor& bits_argument, const Tensor& weight_bits, const Tens
   STD_TORCH_CHECK(depth >= 0, "abc_k::linear: depth must not be negative, got ", depth);
   const int64_t words = ceil_div(depth, 64);
   const Tensor bits = expect("linear", "bits", bits_argument, ScalarType::Long, {-1, -1, words});
-  const Weights weights("linear", weight_bits, alpha, tap_sums, bias, 1, 1, words);
+  const Weights weights("linear", weight_bits, alpha, tap_sums, bias, 1, 1, depth);
   const int64_t rows = bits.size(1);
   abcfx_bgemm_args args = {};
   args.images = args.padded_h = args.out_h = args.groups = 1;
@@ -106,7 +124,7 @@ Tensor linear(const Tensor& bits_argument, const Tensor& weight_bits, const Tens
   padding.classes_h = padding.classes_w = 1;
   padding.first_h = padding.first_w = &first;
   padding.last_h = padding.last_w = &last;
-  return multiply("linear", args, padding, bits, weights, levels,
+  return multiply("linear", args, padding, bits, weights, levels, depth,
                   torch::stable::new_empty(bits, {rows, weights.outputs}, ScalarType::Float));
 }
 
@@ -124,7 +142,7 @@ Tensor conv2d(const Tensor& bits_argument, const Tensor& weight_bits, const Tens
                   " channels are not a shape");
   const int64_t words = ceil_div(channels, 64), taps = kernel[0] * kernel[1];
   const Tensor bits = expect("conv2d", "bits", bits_argument, ScalarType::Long, {-1, -1, -1, -1, groups * words});
-  const Weights weights("conv2d", weight_bits, alpha, tap_sums, bias, groups, taps, words);
+  const Weights weights("conv2d", weight_bits, alpha, tap_sums, bias, groups, taps, channels);
   const Axis axis_h("height", bits.size(1), kernel[0], stride[0], dilation[0], padding[0]);
   const Axis axis_w("width", bits.size(3), kernel[1], stride[1], dilation[1], padding[1]);
 
@@ -152,7 +170,7 @@ Tensor conv2d(const Tensor& bits_argument, const Tensor& weight_bits, const Tens
   classes.last_h = axis_h.last.data();
   classes.first_w = axis_w.first.data();
   classes.last_w = axis_w.last.data();
-  return multiply("conv2d", args, classes, bits, weights, levels,
+  return multiply("conv2d", args, classes, bits, weights, levels, channels,
                   torch::stable::new_empty(bits, {args.images, args.out_h, args.out_w, weights.outputs},
                                            ScalarType::Float));
 }

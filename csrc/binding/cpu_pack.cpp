@@ -1,4 +1,3 @@
-#include "abcfx/bitweights.h"
 #include "abcfx/pack.h"
 #include "levels.h"
 #include "ops.h"
@@ -47,34 +46,6 @@ abcfx_pack_args operands(const Tensor& input, int64_t dtype, const Levels& level
 }
 
 }  // namespace
-
-Tensor pack_weights(const Tensor& bases, int64_t groups) {
-  const Tensor src = expect("pack_weights", "bases", bases, ScalarType::Char, {-1, -1, -1, -1});
-  const int64_t planes = src.size(0), outputs = src.size(1), taps = src.size(2), channels = src.size(3);
-  expect_range("pack_weights", "the number of bases", planes, 1, ABCFX_MAX_BASES);
-  STD_TORCH_CHECK(groups >= 1 && outputs % groups == 0, "abc_k::pack_weights: ", outputs,
-                  " output channels cannot be split into ", groups, " groups");
-  const int64_t cols = outputs / groups, blocks = ceil_div(cols, ABCFX_LANES), words = ceil_div(channels, 64);
-  Tensor dst = torch::stable::new_empty(src, {groups, blocks, planes, taps * words, ABCFX_LANES}, ScalarType::Long);
-  abcfx_bitweights_args args = {};
-  args.src = src.const_data_ptr<int8_t>();
-  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
-  args.bases = planes;
-  args.groups = groups;
-  args.cols = cols;
-  args.taps = taps;
-  args.channels = channels;
-  const int64_t total = groups * blocks;
-  const int64_t step = std::max<int64_t>(TASK_WORK * 8 / std::max<int64_t>(planes * taps * channels * 8, 1), 1);
-  const int status = run_tasks(ceil_div(total, step), [&](int64_t task) {
-    abcfx_bitweights_args part = args;
-    part.block_begin = task * step;
-    part.block_end = std::min(part.block_begin + step, total);
-    return abcfx_bitweights_pack(&part);
-  });
-  STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_weights: the kernel refused its arguments, status ", status);
-  return dst;
-}
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
                  const std::optional<Tensor>& gain, const std::optional<Tensor>& offset) {

@@ -4,7 +4,7 @@
 // The CPU implementations of the abc_k ops. Their schemas, fakes and references are in abcfx/ops/kernel_*.py.
 namespace abcfx {
 
-Tensor pack_weights(const Tensor& bases, int64_t groups);
+Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes);
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                  const std::optional<Tensor>& gain, const std::optional<Tensor>& offset);

@@ -1,8 +1,11 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <memory>
+#include <new>
 
 #include "abcfx/bgemm.h"
+#include "abcfx/lut.h"
 #include "check.h"
 
 namespace abcfx {
@@ -61,6 +64,55 @@ inline int run_grid(abcfx_bgemm_args args) {
     part.block_end = std::min(part.block_begin + col_step, blocks);
     part.row_begin = task % row_tasks * row_step;
     part.row_end = std::min(part.row_begin + row_step, rows);
+    return kernel(&part);
+  });
+}
+
+/// Scratch of the calling thread, at least `bytes` and aligned to 64: kept from call to call, it only grows.
+inline void* thread_scratch(int64_t bytes) {
+  struct Aligned {
+    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+  };
+  thread_local std::unique_ptr<void, Aligned> memory;
+  thread_local int64_t held = 0;
+  if (held < bytes) {
+    memory.reset();
+    held = 0;
+    memory.reset(::operator new((size_t)bytes, std::align_val_t{64}));
+    held = bytes;
+  }
+  return memory.get();
+}
+
+/// Splits the rows of a lookup product: every task makes its own tables, so rows are split before columns, by whole
+/// output lines where there are several. Columns are split if the rows do not keep the threads busy, or if the weights
+/// of a task would not stay in the second cache.
+inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
+  const abcfx_bgemm_args& product = args.product;
+  const int64_t rows = product.images * product.out_h * product.out_w;
+  const int64_t blocks = product.groups * ceil_div(product.cols, lanes);
+  if (rows == 0 || blocks == 0) return ABCFX_OK;
+  const int64_t plane = product.kernel_h * product.kernel_w * ceil_div(args.channels, 8);
+  const int64_t block_bytes = abcfx_lut_vectors(product.weight_bases, product.cols, lanes) * plane * lanes;
+  const int64_t work = rows * (blocks * block_bytes / 64 + plane);
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
+
+  const int64_t unit = product.images * product.out_h > 1 ? product.out_w : 6;  // 6: the rows of a tile
+  const int64_t units = ceil_div(rows, unit);
+  const int64_t row_step = ceil_div(units, std::min(units, wanted)) * unit, row_tasks = ceil_div(rows, row_step);
+  const int64_t by_threads = row_tasks >= threads ? 1 : ceil_div(wanted, row_tasks);
+  const int64_t by_cache = ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES);
+  const int64_t col_step = ceil_div(blocks, std::max(by_threads, by_cache)), col_tasks = ceil_div(blocks, col_step);
+
+  const abcfx_lut_fn kernel = abcfx_lut_choose();
+  return run_tasks(row_tasks * col_tasks, [&](int64_t task) {
+    abcfx_lut_args part = args;
+    part.product.block_begin = task / row_tasks * col_step;
+    part.product.block_end = std::min(part.product.block_begin + col_step, blocks);
+    part.product.row_begin = task % row_tasks * row_step;
+    part.product.row_end = std::min(part.product.row_begin + row_step, rows);
+    part.scratch = thread_scratch(abcfx_lut_scratch_bytes(&part));
     return kernel(&part);
   });
 }

@@ -44,6 +44,12 @@ def quantized(net: Net, images: Tensor) -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
+def _on_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers are tiny: the dense form would win. tests/backend/test_choice.py leaves the choice free."""
+    monkeypatch.setenv("ABCFX_FORM", "xnor")
+
+
+@pytest.fixture(autouse=True)
 def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield

@@ -12,9 +12,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from abcfx.bench.race import Race, race
 from abcfx.cli.demo_report import Point, Results
 from abcfx.cli.picture import draw
-from abcfx.cli.timing import Race, race
 from abcfx.cli.training import Recipe, augment, distillation_loss
 from abcfx.cli.units import count, milliseconds, shape, size
 

@@ -45,13 +45,28 @@ def test_macs_and_shapes_of_each_kind():
 
 
 @compiled
-def test_binary_layers_count_m_times_n_products():
+def test_binary_layers_count_m_times_n_products(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ABCFX_FORM", "xnor")
     model = abcfx.quantize_model(net(), M=3, N=2)
     found = rows(model, torch.randn(2, 3, 8, 8))
-    assert found["2"].runs == "binary"
+    assert found["2"].runs == "xnor"
     assert found["2"].binary_macs == 3 * 2 * 2 * 64 * 3 * 3 * 16 * 9
     assert found["2"].float_macs == 0
     assert (found["2"].weight_bits, found["2"].activation_bits) == (3, 2)
+
+
+@compiled
+def test_what_runs_is_what_the_cost_model_says():
+    def of(m: int, n: int) -> LayerSummary:
+        layer = nn.Sequential(nn.Conv2d(128, 128, 3, padding="same"))
+        return rows(abcfx.quantize_model(layer, m, n, first_last_float=False), torch.randn(1, 128, 28, 28))["0"]
+
+    few, many = of(1, 1), of(8, 8)
+    assert (few.runs, few.note) == (min(few.predicted_ms, key=few.predicted_ms.get), None)
+    assert few.runs != "dense"
+    assert many.runs == "dense"
+    assert "M·N = 64 is beyond the break-even" in many.note
+    assert many.predicted_ms["xnor"] > many.predicted_ms["dense"] > 0
 
 
 def test_a_layer_without_a_kernel_is_dense_and_says_why():

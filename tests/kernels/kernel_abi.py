@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import weakref
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
 
+import emulation
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +20,12 @@ from abcfx.ops import library
 
 P, INT64 = ctypes.c_void_p, ctypes.c_int64
 OK, BAD_SHAPE = 0, 1
-VARIANTS = ("avx512vpopcnt", "avx2", "portable", "reference")
+VARIANTS = ("avx512vpopcnt", "avx2", "neon", "portable", "reference")
+EMULATED = "avx512vpopcnt emulated"  # the same source, its intrinsics written as loops: runs on any machine
+RUNNABLE = (*VARIANTS, EMULATED)
+FORCED = ("avx512vpopcnt_basic emulated", "avx512vpopcnt_carrysave emulated")  # each kernel of it, at every size
+# Another library with the C ABI to test in place of the installed one: the same kernels built with sanitizers.
+OTHER = os.environ.get("ABCFX_TEST_KERNELS")
 
 
 def structure(name: str, text: str, types: dict[str, type]) -> type[ctypes.Structure]:
@@ -47,32 +57,54 @@ PADDING = structure(
 )
 
 
+@cache
+def handle() -> ctypes.CDLL:
+    """The C ABI of the kernels under test; skips where there are none."""
+    if OTHER:
+        return library.open_kernels(Path(OTHER))
+    if not library.loaded():
+        pytest.skip(library.problem())
+    return library.handle()
+
+
+@cache
+def variants(op: str) -> dict[str, str | None]:
+    """The variants of the kernels under test, best first: name → the CPU feature missing here, None if it runs."""
+    return library.variants_of(handle(), op)
+
+
 def call(name: str, args: ctypes.Structure, *more: Tensor) -> int:
-    return getattr(library.handle(), name)(ctypes.byref(args), *(P(t.data_ptr()) for t in more))
+    return getattr(handle(), name)(ctypes.byref(args), *(P(t.data_ptr()) for t in more))
 
 
 def variant(op: str, name: str) -> Callable[[ctypes.Structure], int]:
     """The function of a variant; skips by name if this machine does not run it."""
-    if not library.loaded():
-        pytest.skip(library.problem())
-    known = library.variants(op)
+    if name.endswith(" emulated"):
+        function = emulation.function(f"abcfx_{op}_{name.removesuffix(' emulated')}")
+        return lambda args: function(ctypes.addressof(args))
+    known = variants(op)
     if name not in known:
         pytest.skip(f"{name} is not in this build")
     if known[name] is not None:
         pytest.skip(f"CPU lacks {known[name]}")
-    find = getattr(library.handle(), f"abcfx_{op}_find")
+    find = getattr(handle(), f"abcfx_{op}_find")
     find.argtypes, find.restype = [ctypes.c_char_p], P
     function = ctypes.CFUNCTYPE(ctypes.c_int, P)(find(name.encode()))
     return lambda args: function(ctypes.addressof(args))
 
 
 class Guarded:
-    """An output between two walls of a bit pattern, filled with it: `untouched` says where nothing was written."""
+    """An output between two walls of a bit pattern, filled with it: `untouched` says where nothing was written.
+
+    conftest.py looks at the walls of every one after the test that made it, so that no test can forget to.
+    """
 
     WALL = 64
+    alive: ClassVar[list[Guarded]] = []
 
     def __init__(self, *shape: int, dtype: torch.dtype) -> None:
-        self.pattern = 0x5A5A5A5A if dtype == torch.int64 else -12345.0
+        self.alive.append(self)
+        self.pattern = 0x5A5A5A5A if not dtype.is_floating_point else -12345.0
         size = torch.Size(shape).numel()
         self.memory = torch.full((size + 2 * self.WALL,), self.pattern, dtype=dtype)
         self.tensor = self.memory[self.WALL : self.WALL + size].view(shape)

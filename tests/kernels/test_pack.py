@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_abi import BAD_SHAPE, OK, PACK, VARIANTS, Guarded, fenced, variant
+from kernel_abi import BAD_SHAPE, OK, PACK, RUNNABLE, Guarded, fenced, variant
 from torch import Tensor
 
 from abcfx.ops.kernel_pack import pack_image
@@ -90,7 +90,7 @@ def check(kernel: Callable, x: Tensor, levels: str, planes: int, groups: int, pa
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_equal_to_the_torch_reference(name: str, layout: str, shape: tuple, dtype: torch.dtype) -> None:
     kernel = variant("pack", name)
     x, groups, pad = values_of(layout, shape, dtype), shape[1], shape[-1]
@@ -103,7 +103,7 @@ def test_equal_to_the_torch_reference(name: str, layout: str, shape: tuple, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_every_number_of_channels(name: str, layout: str, dtype: torch.dtype) -> None:
     kernel = variant("pack", name)
     for channels in range(1, 131):
@@ -120,7 +120,7 @@ COARSE = [  # scales and shifts whose thresholds no number of 16 bits is, and th
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_every_value_of_16_bits(name: str, dtype: torch.dtype) -> None:
     """All 65536 of them, also where a threshold is beyond every one."""
     kernel = variant("pack", name)
@@ -131,7 +131,7 @@ def test_every_value_of_16_bits(name: str, dtype: torch.dtype) -> None:
             compare(kernel, x, torch.full((planes,), scale), torch.linspace(shift, 0.7, planes), "thermometer", planes)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_f32_next_to_each_threshold(name: str) -> None:
     """The numbers just below and above every threshold: where arithmetic of another order would differ."""
     kernel = variant("pack", name)
@@ -151,7 +151,7 @@ def compare(kernel: Callable, x: Tensor, scale: Tensor, shift: Tensor, levels: s
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_ranges_write_disjoint_words(name: str, layout: str) -> None:
     """Lines 3 to 5 of 14, pixels 5 to 20 of 23: nothing else is written; four quarters together are everything."""
     kernel, shape = variant("pack", name), (2, 1, 70, 5, 23, (1, 2))
@@ -174,7 +174,7 @@ def test_ranges_write_disjoint_words(name: str, layout: str) -> None:
     assert torch.equal(dst.tensor, wanted)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.parametrize(
     ("field", "value"),
     [

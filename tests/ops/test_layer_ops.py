@@ -1,4 +1,4 @@
-"""The public abc:: ops: opcheck (schema, autograd registration, fake kernels, AOT dispatch) and their adjoints."""
+"""The public abc:: ops: their adjoints, and what they keep of a weight."""
 
 from __future__ import annotations
 
@@ -35,35 +35,6 @@ def operands(shape: tuple[int, ...], weight: tuple[int, ...], outputs: int, plan
     scale, shift = fit(x.flatten(), plan[1], plan[3])
     tensors = (x, torch.randn(weight), torch.randn(outputs), scale, shift)
     return tuple(t.clone().requires_grad_() for t in tensors)
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=IDS)
-def test_linear_opcheck(plan: tuple) -> None:
-    torch.library.opcheck(abc.linear.default, (*operands(*LINEAR, 8, plan), *plan))
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=IDS)
-@pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
-def test_convolution_opcheck(case: tuple, plan: tuple) -> None:
-    shape, weight, geometry = case
-    outputs = weight[1] * geometry[5] if geometry[3] else weight[0]
-    torch.library.opcheck(abc.convolution.default, (*operands(shape, weight, outputs, plan), *geometry, *plan))
-
-
-def test_convolution_opcheck_channels_last() -> None:
-    shape, weight, geometry = CONVOLUTIONS["conv2d"]
-    x, *rest = operands(shape, weight, 6, PLANS[0])
-    x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
-    torch.library.opcheck(abc.convolution.default, (x, *rest, *geometry, *PLANS[0]))
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=IDS)
-def test_quantizer_opcheck(plan: tuple) -> None:
-    x, weight, _, scale, shift = operands(*LINEAR, 8, plan)
-    torch.library.opcheck(abc.quantize_activation.default, (x, scale, shift, plan[1], plan[3]))
-    torch.library.opcheck(abc.quantize_weight.default, (weight, False, 1, plan[0], plan[2], plan[4]))
-    kernel = torch.randn(8, 3, 3, 3, requires_grad=True)
-    torch.library.opcheck(abc.quantize_weight.default, (kernel, True, 2, plan[0], plan[2], plan[4]))
 
 
 def gradients(run: Any, tensors: tuple[Tensor, ...], grad: Tensor) -> list[Tensor]:

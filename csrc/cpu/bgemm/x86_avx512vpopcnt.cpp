@@ -1,242 +1,41 @@
-// AVX-512 with VPOPCNTDQ: a zmm is 64 reduction bits of eight output channels, so nothing is summed across lanes.
-#include <immintrin.h>
-
-#include "window.h"
-
-#if !defined(__AVX512VPOPCNTDQ__) || !defined(__AVX512F__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
-#error "compile this file with -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vpopcntdq"
-#endif
-
-// The arrays of a tile must become registers: gcc does that only if every loop over them is unrolled before it looks.
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
+// AVX-512 with VPOPCNTDQ: the basic kernel for short windows and few rows, carry save for the rest. Both make the same
+// integers and the same sequence of f32 operations, so the result does not depend on which of them made it.
+#include "x86_avx512_basic.h"
+#include "x86_avx512_carrysave.h"
 
 namespace {
 
-constexpr int LANES = ABCFX_LANES;
-/// Rows whose pointers are made once and used by every column group; their windows stay in the first cache.
-constexpr int CHUNK = 96;
-/// A tile may read the pointers of this many rows past the last one (they repeat it); their results are not stored.
-constexpr int SLACK = 16;
+enum Path { CHOOSE, BASIC, CARRY_SAVE };  ///< the last two wherever they can run: for tests
 
-struct Rows {
-  const uint64_t* a[CHUNK + SLACK];
-  const float* base[CHUNK + SLACK];
-};
-
-/// What all tiles of a call share. q0 and p0 are the first planes of the chunk of at most 4 x 4 planes at work.
-struct Job {
-  const abcfx_bgemm_args* args;
-  Window window;
-  int64_t channels;  ///< row stride of dst and of a plane of alpha
-  int64_t q0, p0;
-  bool first;      ///< this chunk starts from base; the later ones add to dst
-  float minus2beta[ABCFX_MAX_BASES];
-  float start;     ///< sum of beta over the chunk if depth is odd, else 0
-};
-
-/// A group of adjacent column blocks of one convolution group.
-struct Columns {
-  const uint64_t* w;       ///< plane p0 of the first block
-  int64_t a_offset;        ///< words from the pointers of Rows to plane q0 of this convolution group
-  int64_t channel;         ///< first output channel, counted over all groups
-  __mmask8 last;           ///< the channels of the last block that exist
-};
-
-/// The counts of two blocks (below 2^31: the low dwords of the 64-bit lanes) as sixteen floats.
-inline __m512 floats_of(__m512i first, __m512i second) {
-  const __m512i low = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  return _mm512_cvtepi32_ps(_mm512_permutex2var_epi32(first, low, second));
-}
-
-/// dst = base + sum_p alpha_p (start + sum_q -2 beta_q acc_qp) for one pixel and the adjacent blocks b and b + 1, or b
-/// alone: sixteen channels or eight, of which those in `lanes` exist.
-template <int NQ, int MP, int VC>
-inline __attribute__((always_inline)) void store_two(const Job& job, const __m512i (*acc)[VC], int b, __mmask16 lanes,
-                                                     const float* alpha, const float* base, float* dst) {
-  __m512 sum = _mm512_maskz_loadu_ps(lanes, base);
-  UNROLL for (int p = 0; p < MP; ++p) {
-    __m512 inner = _mm512_set1_ps(job.start);
-    UNROLL for (int q = 0; q < NQ; ++q) {
-      const __m512 value = floats_of(acc[q][b * MP + p], acc[q][(b + 1) * MP + p]);
-      inner = _mm512_fmadd_ps(_mm512_set1_ps(job.minus2beta[job.q0 + q]), value, inner);
-    }
-    sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, alpha + p * job.channels), inner, sum);
-  }
-  _mm512_mask_storeu_ps(dst, lanes, sum);
-}
-
-template <int NQ, int MP, int VC>
-inline __attribute__((always_inline)) void store_one(const Job& job, const __m512i (*acc)[VC], int b, __mmask8 lanes,
-                                                     const float* alpha, const float* base, float* dst) {
-  __m256 sum = _mm256_maskz_loadu_ps(lanes, base);
-  UNROLL for (int p = 0; p < MP; ++p) {
-    __m256 inner = _mm256_set1_ps(job.start);
-    UNROLL for (int q = 0; q < NQ; ++q) {
-      const __m256 value = _mm512_cvtepi64_ps(acc[q][b * MP + p]);
-      inner = _mm256_fmadd_ps(_mm256_set1_ps(job.minus2beta[job.q0 + q]), value, inner);
-    }
-    sum = _mm256_fmadd_ps(_mm256_maskz_loadu_ps(lanes, alpha + p * job.channels), inner, sum);
-  }
-  _mm256_mask_storeu_ps(dst, lanes, sum);
-}
-
-/// acc = popcount - floor(depth / 2) of ROWS * NQ windows `a` and BLOCKS * MP columns from `w` on.
-template <int VR, int MP, int BLOCKS>
-inline __attribute__((always_inline)) void accumulate(const Job& job, const uint64_t* const (&a)[VR], const uint64_t* w,
-                                                      __m512i (&acc)[VR][BLOCKS * MP]) {
-  const Window& window = job.window;
-  const int64_t w_plane = window.words * LANES, w_block = job.args->weight_bases * w_plane;
-  const __m512i begin = _mm512_set1_epi64(-(job.args->depth >> 1));
-  UNROLL for (int r = 0; r < VR; ++r) {
-    UNROLL for (int c = 0; c < BLOCKS * MP; ++c) acc[r][c] = begin;
-  }
-  for (int64_t y = 0; y < window.lines; ++y) {
-    for (int64_t x = 0; x < window.segments; ++x) {
-      const int64_t offset = y * window.line_step + x * window.segment_step;
-      for (int64_t i = 0; i < window.run; ++i, w += LANES) {
-        __m512i column[BLOCKS * MP];
-        UNROLL for (int b = 0; b < BLOCKS; ++b) {
-          UNROLL for (int p = 0; p < MP; ++p) column[b * MP + p] = _mm512_loadu_si512(w + b * w_block + p * w_plane);
-        }
-        UNROLL for (int r = 0; r < VR; ++r) {
-          const __m512i bits = _mm512_set1_epi64((int64_t)a[r][offset + i]);
-          UNROLL for (int c = 0; c < BLOCKS * MP; ++c) {
-            acc[r][c] = _mm512_add_epi64(acc[r][c], _mm512_popcnt_epi64(_mm512_xor_si512(bits, column[c])));
-          }
-        }
-      }
-    }
-  }
-}
-
-/// One register tile: ROWS output pixels x BLOCKS blocks of eight channels, all NQ x MP planes of each.
-///
-/// The accumulators start at -floor(depth / 2), so that at the end acc = popcount - floor(depth / 2) and
-///     depth - 2 popcount = -2 acc + (depth odd)
-/// is formed without cancellation. The odd unit is the same for every plane: sum_q beta_q * 1 = job.start.
-template <int NQ, int MP, int ROWS, int BLOCKS>
-void tile(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t count) {
-  constexpr int VR = ROWS * NQ, VC = BLOCKS * MP;
-  static_assert(ROWS <= SLACK, "a tile must not read past the table of rows");
-  const uint64_t* a[VR];
-  UNROLL for (int r = 0; r < ROWS; ++r) {
-    UNROLL for (int q = 0; q < NQ; ++q) a[r * NQ + q] = rows.a[row + r] + columns.a_offset + q * job.window.plane_step;
-  }
-  __m512i acc[VR][VC];
-  accumulate<VR, MP, BLOCKS>(job, a, columns.w, acc);
-
-  const float* alpha = job.args->alpha + job.p0 * job.channels + columns.channel;
-  UNROLL for (int r = 0; r < ROWS; ++r) {
-    if (r >= count) continue;
-    float* dst = job.args->dst + (job.args->row_begin + row + r) * job.channels + columns.channel;
-    const float* base = job.first ? rows.base[row + r] + columns.channel : dst;
-    UNROLL for (int b = 0; b + 1 < BLOCKS; b += 2) {
-      const __mmask16 lanes = (__mmask16)((b + 2 < BLOCKS ? 0xff00 : columns.last << 8) | 0xff);
-      store_two<NQ, MP, VC>(job, &acc[r * NQ], b, lanes, alpha + b * LANES, base + b * LANES, dst + b * LANES);
-    }
-    if (BLOCKS % 2) {
-      constexpr int b = BLOCKS - 1;
-      store_one<NQ, MP, VC>(job, &acc[r * NQ], b, columns.last, alpha + b * LANES, base + b * LANES, dst + b * LANES);
-    }
-  }
-}
-
-typedef void (*Tile)(const Job& job, const Rows& rows, const Columns& columns, int64_t row, int64_t count);
-
-/// The tiles of one number of planes: about 24 accumulators, and thinner ones for the ends.
-struct Tiles {
-  int rows, blocks;
-  int narrow_rows;    ///< rows of the tile of one block
-  int thin_blocks;    ///< blocks of the tile of one row, for batches of one or two rows
-  Tile full, narrow;  ///< rows x blocks, narrow_rows x 1
-  Tile line, single;  ///< 1 x blocks, 1 x 1
-  Tile thin;          ///< 1 x thin_blocks
-};
-
-template <int NQ, int MP, int ROWS, int BLOCKS, int NARROW_ROWS, int THIN_BLOCKS>
-constexpr Tiles tiles() {
-  return Tiles{ROWS, BLOCKS, NARROW_ROWS, THIN_BLOCKS,
-               tile<NQ, MP, ROWS, BLOCKS>, tile<NQ, MP, NARROW_ROWS, 1>,
-               tile<NQ, MP, 1, BLOCKS>, tile<NQ, MP, 1, 1>, tile<NQ, MP, 1, THIN_BLOCKS>};
-}
-
-const Tiles TILES[4][4] = {
-    {tiles<1, 1, 6, 4, 12, 8>(), tiles<1, 2, 6, 2, 12, 4>(), tiles<1, 3, 4, 2, 8, 4>(), tiles<1, 4, 6, 1, 6, 2>()},
-    {tiles<2, 1, 3, 4, 12, 8>(), tiles<2, 2, 3, 2, 6, 4>(), tiles<2, 3, 4, 1, 4, 2>(), tiles<2, 4, 3, 1, 3, 2>()},
-    {tiles<3, 1, 4, 2, 8, 4>(), tiles<3, 2, 4, 1, 4, 2>(), tiles<3, 3, 3, 1, 3, 2>(), tiles<3, 4, 2, 1, 2, 2>()},
-    {tiles<4, 1, 3, 2, 6, 4>(), tiles<4, 2, 3, 1, 3, 2>(), tiles<4, 3, 2, 1, 2, 2>(), tiles<4, 4, 1, 1, 1, 1>()},
-};
-
-/// All rows of the table against the `blocks` blocks from `index` on. The last rows go through the full tile if they
-/// fill at least half of it, else one by one.
-void stream_rows(const Job& job, const Rows& rows, int64_t count, int64_t index, int64_t blocks, int64_t step,
-                 Tile full, Tile line) {
-  const abcfx_bgemm_args& args = *job.args;
-  const Block first = block_of(args, index), last = block_of(args, index + blocks - 1);
-  Columns columns;
-  columns.w = args.w + (index * args.weight_bases + job.p0) * job.window.words * LANES;
-  columns.a_offset = first.group * args.words + job.q0 * job.window.plane_step;
-  columns.channel = first.channel;
-  columns.last = (__mmask8)((1u << last.count) - 1);
-  int64_t row = 0;
-  for (; row + step <= count; row += step) full(job, rows, columns, row, step);
-  if (2 * (count - row) >= step) {
-    full(job, rows, columns, row, count - row);
-    return;
-  }
-  for (; row < count; ++row) line(job, rows, columns, row, 1);
-}
-
-/// Rows of the table against all the blocks asked for: the weights of a column group stay in the first cache while
-/// the rows stream past. A group of columns never crosses a convolution group.
-void stream_blocks(const Job& job, const Rows& rows, int64_t count, const Tiles& tiles) {
-  const abcfx_bgemm_args& args = *job.args;
-  const int64_t per_group = (args.cols + LANES - 1) / LANES;
-  const bool thin = 2 * count < tiles.rows || count == 1;
-  int64_t block = args.block_begin;
-  while (block < args.block_end) {
-    const int64_t group_end = (block / per_group + 1) * per_group;
-    const int64_t end = group_end < args.block_end ? group_end : args.block_end;
-    for (; thin && block + tiles.thin_blocks <= end; block += tiles.thin_blocks) {
-      stream_rows(job, rows, count, block, tiles.thin_blocks, 1, tiles.thin, tiles.thin);
-    }
-    for (; block + tiles.blocks <= end; block += tiles.blocks) {
-      stream_rows(job, rows, count, block, tiles.blocks, tiles.rows, tiles.full, tiles.line);
-    }
-    for (; block < end; ++block) stream_rows(job, rows, count, block, 1, tiles.narrow_rows, tiles.narrow, tiles.single);
-  }
-}
-
-/// Up to 4 x 4 planes meet in registers; more are taken four at a time and added into dst.
-void stream_planes(Job& job, const Rows& rows, int64_t count) {
+/// Rows [0, count) of the table with every plane, four activation planes at a time. The rows that fill less than half a
+/// carry-save tile are left to the basic kernel.
+void stream_planes(Job& job, const Rows& rows, int64_t count, Path path) {
   const abcfx_bgemm_args& args = *job.args;
   for (job.q0 = 0; job.q0 < args.activation_bases; job.q0 += 4) {
     const int64_t nq = args.activation_bases - job.q0 < 4 ? args.activation_bases - job.q0 : 4;
     job.start = 0.0f;
-    for (int64_t q = 0; q < nq; ++q) job.start += args.depth & 1 ? args.beta[job.q0 + q] : 0.0f;
-    for (job.p0 = 0; job.p0 < args.weight_bases; job.p0 += 4) {
-      const int64_t mp = args.weight_bases - job.p0 < 4 ? args.weight_bases - job.p0 : 4;
-      job.first = job.q0 == 0 && job.p0 == 0;
-      stream_blocks(job, rows, count, TILES[nq - 1][mp - 1]);
-    }
+    for (int64_t q = 0; q < nq; ++q) job.start += (float)(args.depth & 3) * args.beta[job.q0 + q];
+    const int64_t fit = path == BASIC ? 0 : carry_save_rows(job, nq, count, path == CARRY_SAVE);
+    if (fit > 0) stream_carry_save(job, rows, fit, nq);
+    if (fit < count) stream_basic(job, rows, fit, count, nq);
   }
 }
 
-}  // namespace
+Job job_of(const abcfx_bgemm_args& args) {
+  Job job = {};
+  job.args = &args;
+  job.window = window_of(args);
+  job.channels = args.groups * args.cols;
+  job.quarter = args.depth >> 2;
+  for (int64_t q = 0; q < args.activation_bases; ++q) job.minus2beta[q] = -2.0f * args.beta[q];
+  return job;
+}
 
-extern "C" int abcfx_bgemm_avx512vpopcnt(const abcfx_bgemm_args* args) {
+int multiply(const abcfx_bgemm_args* args, Path path) {
   if (!valid(*args)) return ABCFX_BAD_SHAPE;
   if (args->row_begin >= args->row_end || args->block_begin >= args->block_end) return ABCFX_OK;
-  Job job = {};
   abcfx_bgemm_args part = *args;
-  job.args = &part;
-  job.window = window_of(*args);
-  job.channels = args->groups * args->cols;
-  for (int64_t q = 0; q < args->activation_bases; ++q) job.minus2beta[q] = -2.0f * args->beta[q];
+  Job job = job_of(part);
   Rows rows;
   Cursor cursor = cursor_at(*args, args->row_begin);
   for (int64_t begin = args->row_begin; begin < args->row_end; begin += CHUNK) {
@@ -250,7 +49,18 @@ extern "C" int abcfx_bgemm_avx512vpopcnt(const abcfx_bgemm_args* args) {
       rows.base[r] = rows.base[count - 1];
     }
     part.row_begin = begin;
-    stream_planes(job, rows, count);
+    stream_planes(job, rows, count, path);
   }
   return ABCFX_OK;
+}
+
+}  // namespace
+
+extern "C" int abcfx_bgemm_avx512vpopcnt(const abcfx_bgemm_args* args) { return multiply(args, CHOOSE); }
+
+// Not in the list: they let a test run each kernel at every size, and see which one is chosen for `rows` rows.
+extern "C" int abcfx_bgemm_avx512vpopcnt_basic(const abcfx_bgemm_args* args) { return multiply(args, BASIC); }
+extern "C" int abcfx_bgemm_avx512vpopcnt_carrysave(const abcfx_bgemm_args* args) { return multiply(args, CARRY_SAVE); }
+extern "C" int64_t abcfx_bgemm_avx512vpopcnt_carrysave_rows(const abcfx_bgemm_args* args, int64_t rows) {
+  return carry_save_rows(job_of(*args), args->activation_bases < 4 ? args->activation_bases : 4, rows, false);
 }

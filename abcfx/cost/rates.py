@@ -1,0 +1,81 @@
+"""What a machine does in a cycle, for each kernel variant. One table; `fit` makes a new row of it from timings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates of one core unless said otherwise.
+
+    ghz              cycles a nanosecond; all "cycles" below are of this clock
+    efficiency       what each further thread adds, of one core's work
+    bandwidth        GB/s of main memory, all cores together; of what fits into cache_mb megabytes: cache_bandwidth
+    kernel_us        fixed cost of a call of an abc_k op         float_us         … of a float op
+    xnor_mac         binary multiply-adds a cycle                xnor_sum         cycles a product to add it up
+    pack_value       cycles to pack a value                      pack_plane       … and for each plane
+    lookup           table lookups a cycle (32 channels × 4 values each)
+    table_value      cycles a value to make a table              lut_sum          cycles to add up a byte
+    linear_mac       f32 multiply-adds a cycle, linear           convolution_mac  … and convolutions
+    reorder          cycles a weight at each float convolution   quantize         cycles a value and elementwise pass
+    """
+
+    ghz: float
+    efficiency: float
+    bandwidth: float
+    cache_bandwidth: float
+    cache_mb: float
+    kernel_us: float
+    float_us: float
+    xnor_mac: float
+    xnor_sum: float
+    pack_value: float
+    pack_plane: float
+    lookup: float
+    table_value: float
+    lut_sum: float
+    linear_mac: float
+    convolution_mac: float
+    reorder: float
+    quantize: float
+
+
+RATES: dict[str, Rates] = {
+    # Intel, 3.0 GHz, 2 cores. xnor: a line through 285, 307 and 354 MAC/cycle at depths of 576, 1024 and 4608.
+    # linear_mac, convolution_mac, reorder, pack: solved from measured break-even points (docs/cost.md).
+    # lookup, table_value, lut_sum: counted from instructions, never measured, and kept on the careful side.
+    "avx512vpopcnt": Rates(
+        ghz=3.0, efficiency=0.9, bandwidth=20, cache_bandwidth=60, cache_mb=16, kernel_us=6, float_us=4,
+        xnor_mac=350, xnor_sum=0.35,
+        pack_value=0.6, pack_plane=0.2, lookup=1.35, table_value=0.8, lut_sum=0.5,
+        linear_mac=22, convolution_mac=29, reorder=0.8, quantize=0.8,
+    ),
+    # AMD Zen 3, 2 cores of a shared machine: fitted to 180 timings of 15 layers, M = N = 1 to 4 (docs/cost.md)
+    "avx2": Rates(
+        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=27, cache_mb=16, kernel_us=10, float_us=5,
+        xnor_mac=83, xnor_sum=2.4,
+        pack_value=0.7, pack_plane=0.15, lookup=0.67, table_value=1.7, lut_sum=1.1,
+        linear_mac=9.9, convolution_mac=11.6, reorder=4.4, quantize=1.3,
+    ),
+    # popcnt64 reaches 60 to 64 MAC a cycle; packing is a guess; the rest as for avx2
+    "portable": Rates(
+        ghz=3.2, efficiency=0.9, bandwidth=21, cache_bandwidth=50, cache_mb=16, kernel_us=10, float_us=5,
+        xnor_mac=60, xnor_sum=2.0,
+        pack_value=2.0, pack_plane=1.0, lookup=0.05, table_value=2, lut_sum=1,
+        linear_mac=13, convolution_mac=12.7, reorder=3, quantize=1.3,
+    ),
+    # Counted, not measured: eor, cnt and a widening add for 128 products, two vector pipes of 128 bits
+    "neon": Rates(
+        ghz=3.0, efficiency=0.9, bandwidth=20, cache_bandwidth=60, cache_mb=16, kernel_us=8, float_us=4,
+        xnor_mac=80, xnor_sum=2.0,
+        pack_value=1.0, pack_plane=0.3, lookup=0.7, table_value=0.5, lut_sum=0.5,
+        linear_mac=7, convolution_mac=7, reorder=3, quantize=1.5,
+    ),
+}  # fmt: skip
+
+
+def rates_for(variant: str) -> Rates:
+    """The row of a kernel variant; of the one whose name it begins with; else the portable one."""
+    fitting = [name for name in RATES if variant.startswith(name)]
+    return RATES[max(fitting, key=len, default="portable")]

@@ -1,0 +1,176 @@
+"""Every variant of lut/kernels.inc, integer-exact on the problems of test_bgemm.py, and its packed weights."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+import torch
+from kernel_abi import BAD_SHAPE, BGEMM, INT64, OK, Guarded, P, call, fenced, handle, structure, variant
+from test_bgemm import CASES, Case, Problem
+from torch import Tensor
+
+from abcfx.ops.kernel_weights import pack_weights, weight_signs
+
+VARIANTS = ("avx512bw", "avx2", "reference", "avx512bw emulated")
+LUT = structure("abcfx_lut_args", "product w channels scratch", {"product": BGEMM, "w": P, "scratch": P})
+LUT_PACK = structure(
+    "abcfx_lut_pack_args", "src dst bases groups cols taps channels lanes block_begin block_end", {"src": P, "dst": P}
+)
+MORE = [
+    Case(600, 2, 3, kernel=(3, 3), cols=40, size=(6, 7)),  # two chunks of channels
+    Case(1300, 1, 4, cols=70, size=(1, 9)),
+    Case(24, 2, 2, kernel=(15, 15), cols=5, size=(16, 17)),  # tables of few channels at a time
+    Case(40, 1, 2, kernel=(3, 3), dilation=(12, 12), cols=33, size=(27, 26)),  # one output needs a large region
+    Case(130, 3, 2, cols=96, kernel=(3, 3), size=(5, 30), images=2),
+    Case(64, 2, 2, cols=16, kernel=(1, 1), stride=(2, 2), size=(9, 9), images=2),
+    Case(16, 2, 2, cols=16, kernel=(3, 3), size=(60, 60)),  # several strips
+    Case(4096, 1, 5, cols=8, size=(1, 3)),
+    *(Case(48, m, 2, cols=16, kernel=(3, 3), size=(6, 9)) for m in (1, 2, 3, 4)),
+    Case(16, 3, 3, cols=32, kernel=(3, 3), groups=2, size=(6, 9)),
+]
+
+
+class Lookup:
+    """A problem with its weights in the layout of `lanes`, one digit of all planes if `coded`."""
+
+    def __init__(self, case: Case, name: str, coded: bool) -> None:
+        self.problem, self.case = Problem(case), case
+        if coded:
+            self.problem.beta = 2.0 ** torch.arange(case.n) * 0.5
+        lanes = self.lanes = lut_lanes(name)
+        p, (kh, kw) = self.problem, case.kernel
+        tap_major = p.w.permute(0, 1, 3, 4, 2).reshape(case.m, -1, kh * kw, case.channels).to(torch.int8)
+        self.w = fenced(pack_weights(tap_major, case.groups, lanes))
+        self.blocks = case.groups * self.w.shape[1]
+
+    def args(self, dst: Tensor) -> LUT:
+        product = self.problem.args(dst)
+        product.w, product.block_end = None, self.blocks
+        args = LUT(product=product, w=self.w.data_ptr(), channels=self.case.channels)
+        size = handle().abcfx_lut_scratch_bytes
+        size.restype = INT64
+        self.scratch = torch.zeros(size(ctypes.byref(args)) + 64 + Guarded.WALL, dtype=torch.uint8)
+        self.offset = -self.scratch.data_ptr() % 64
+        self.scratch[len(self.scratch) - Guarded.WALL + self.offset :] = 0x5A
+        args.scratch = self.scratch.data_ptr() + self.offset
+        return args
+
+    def scratch_intact(self) -> bool:
+        return bool((self.scratch[len(self.scratch) - Guarded.WALL + self.offset :] == 0x5A).all())
+
+
+def lut_lanes(name: str) -> int:
+    variant("lut", name)
+    if name == "avx512bw emulated":
+        return 64  # the library says 0 where the CPU lacks the instructions
+    return handle().abcfx_lut_lanes(name.encode())
+
+
+@pytest.fixture(params=VARIANTS)
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    variant("lut", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("coded", [True, False], ids=["one digit", "any beta"])
+@pytest.mark.parametrize("case", [*CASES, *MORE], ids=str)
+def test_exact(name: str, case: Case, coded: bool) -> None:
+    lookup = Lookup(case, name, coded)
+    dst = Guarded(lookup.problem.rows, case.groups * case.cols, dtype=torch.float32)
+    assert variant("lut", name)(lookup.args(dst.tensor)) == OK
+    assert torch.equal(dst.tensor.double(), lookup.problem.expected())
+    assert dst.walls_intact()
+    assert lookup.scratch_intact()
+
+
+# Depths that fill a byte, then a 16-bit sum: random bits never do.
+EXTREMES = [
+    *(Case(channels, 1, n, cols=8, size=(1, 7)) for channels in (64, 520, 2114, 4369, 4608) for n in range(1, 9)),
+    *(Case(512, 1, n, kernel=(3, 3), cols=8, size=(3, 9)) for n in range(1, 9)),
+]
+
+
+@pytest.mark.parametrize("weight", [0, 1], ids=["every T is 4 L", "every T is 0"])
+@pytest.mark.parametrize("case", EXTREMES, ids=str)
+def test_the_largest_and_the_smallest_sums(name: str, case: Case, weight: int) -> None:
+    """Clear bits of the activations are the code L; a set bit of the weights makes it L - L = 0."""
+    lookup = Lookup(case, name, coded=True)
+    problem = lookup.problem
+    problem.a_bits.fill_(0)
+    signs = torch.full((1, case.cols, case.kernel[0] * case.kernel[1], case.channels), 1 - 2 * weight, dtype=torch.int8)
+    lookup.w = fenced(pack_weights(signs, 1, lookup.lanes))
+    problem.dots.fill_(-problem.depth if weight else problem.depth)
+    dst = Guarded(problem.rows, case.cols, dtype=torch.float32)
+    assert variant("lut", name)(lookup.args(dst.tensor)) == OK
+    assert torch.equal(dst.tensor.double(), problem.expected())
+
+
+@pytest.mark.parametrize(
+    ("case", "rows", "blocks"),
+    [
+        (Case(64, 2, 2, cols=97, size=(1, 60)), (7, 41), (1, 2)),
+        (Case(130, 1, 1, cols=180, size=(1, 230)), (100, 229), (1, 2)),
+        (Case(20, 2, 2, kernel=(3, 3), groups=3, cols=12, size=(9, 9), images=2), (11, 60), (1, 3)),
+        (Case(64, 2, 2), (5, 5), (0, 1)),
+        (Case(64, 2, 2), (0, 17), (1, 1)),
+    ],
+    ids=str,
+)
+def test_part_of_the_output(name: str, case: Case, rows: tuple[int, int], blocks: tuple[int, int]) -> None:
+    lookup = Lookup(case, name, coded=True)
+    dst = Guarded(lookup.problem.rows, case.groups * case.cols, dtype=torch.float32)
+    args = lookup.args(dst.tensor)
+    args.product.row_begin, args.product.row_end = rows
+    args.product.block_begin, args.product.block_end = blocks
+    assert variant("lut", name)(args) == OK
+    per_group = lookup.blocks // case.groups
+    block_of = (torch.arange(case.groups)[:, None] * per_group + torch.arange(case.cols) // lookup.lanes).flatten()
+    inside = torch.zeros(lookup.problem.rows, len(block_of), dtype=torch.bool)
+    inside[rows[0] : rows[1]] = (block_of >= blocks[0]) & (block_of < blocks[1])
+    assert torch.equal(dst.tensor.double()[inside], lookup.problem.expected()[inside])
+    assert dst.untouched()[~inside].all()
+    assert dst.walls_intact()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weight_bases", 9), ("activation_bases", 0), ("groups", 0), ("row_end", 18), ("row_begin", -1),
+        ("block_end", 2), ("kernel_w", 2), ("kernel_h", 0), ("words", 2), ("channels", 65),
+    ],
+)  # fmt: skip
+def test_bad_shapes_are_refused(name: str, field: str, value: int) -> None:
+    lookup = Lookup(Case(64, 2, 2), name, coded=True)
+    dst = Guarded(lookup.problem.rows, 11, dtype=torch.float32)
+    args = lookup.args(dst.tensor)
+    setattr(args if field == "channels" else args.product, field, value)
+    assert variant("lut", name)(args) == BAD_SHAPE
+    assert dst.untouched().all()
+
+
+@pytest.mark.parametrize("lanes", [32, 64])
+@pytest.mark.parametrize(
+    ("m", "outputs", "taps", "channels", "groups"),
+    [(1, 1, 1, 1, 1), (3, 70, 9, 21, 1), (2, 66, 4, 64, 3), (3, 16, 9, 16, 1), (5, 60, 2, 9, 2)],
+)
+def test_packed_weights_equal_the_reference(
+    m: int, outputs: int, taps: int, channels: int, groups: int, lanes: int
+) -> None:
+    variant("lut", "reference")
+    bases = torch.randint(0, 2, (m, outputs, taps, channels), dtype=torch.int8) * 2 - 1
+    wanted = pack_weights(bases, groups, lanes)
+    dst = Guarded(wanted.numel() // 8, dtype=torch.int64)  # whole words: lanes is a multiple of 8
+    src = fenced(bases)
+    args = LUT_PACK(
+        src=src.data_ptr(), dst=dst.tensor.data_ptr(), bases=m, groups=groups, cols=outputs // groups, taps=taps,
+        channels=channels, lanes=lanes, block_end=groups * wanted.shape[1],
+    )  # fmt: skip
+    assert call("abcfx_lut_pack", args) == OK
+    assert torch.equal(dst.tensor.view(torch.uint8).view_as(wanted), wanted)
+    assert dst.walls_intact()
+    signs = weight_signs(wanted, m, outputs // groups, taps, channels).reshape(m, outputs, taps, channels)
+    assert torch.equal(signs, bases.float())
+    args.lanes = 16
+    assert call("abcfx_lut_pack", args) == BAD_SHAPE

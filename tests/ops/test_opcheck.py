@@ -1,0 +1,144 @@
+"""torch.library.opcheck (schema, autograd registration, fake kernel, AOT dispatch) of every op, by a table of samples.
+
+An op that is registered and has no line in SAMPLES fails `test_every_op_has_samples`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from test_kernel_ops import Levels, Weights, conv_arguments, linear_arguments
+from test_layer_ops import CONVOLUTIONS, LINEAR, PLANS, operands
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+import abcfx  # noqa: F401  registers the ops
+from abcfx.ops import library
+
+NAMESPACES = ("abc", "abc_k")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ANY_FLOAT = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+F32 = ANY_FLOAT[:1]  # what the kernels work on
+
+Samples = Iterator[tuple]
+SAMPLES: dict[str, tuple[tuple[torch.dtype, ...], Callable[[], Samples]]] = {}
+
+
+def samples_of(op: str, dtypes: tuple[torch.dtype, ...]) -> Callable[[Callable[[], Samples]], Callable[[], Samples]]:
+    """Registers a function that yields argument tuples of an op, with f32 operands that are tested in these dtypes."""
+
+    def register(function: Callable[[], Samples]) -> Callable[[], Samples]:
+        SAMPLES[op] = dtypes, function
+        return function
+
+    return register
+
+
+@samples_of("abc::linear", ANY_FLOAT)
+def _() -> Samples:
+    for plan in PLANS:
+        yield (*operands(*LINEAR, 8, plan), *plan)
+    x, weight, _, scale, shift = operands(*LINEAR, 8, PLANS[0])
+    yield x.detach().view(5, 1, 70), weight, None, scale, shift, *PLANS[0]
+
+
+@samples_of("abc::convolution", ANY_FLOAT)
+def _() -> Samples:
+    for number, (shape, weight, geometry) in enumerate(CONVOLUTIONS.values()):
+        plan = PLANS[number % len(PLANS)]
+        outputs = weight[1] * geometry[5] if geometry[3] else weight[0]
+        yield (*operands(shape, weight, outputs, plan), *geometry, *plan)
+    for plan in PLANS:
+        shape, weight, geometry = CONVOLUTIONS["conv2d"]
+        x, *rest = operands(shape, weight, 6, plan)
+        x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+        yield x, *rest, *geometry, *plan
+
+
+@samples_of("abc::quantize_activation", ANY_FLOAT)
+def _() -> Samples:
+    for plan in PLANS:
+        x, _, _, scale, shift = operands(*LINEAR, 8, plan)
+        yield x, scale, shift, plan[1], plan[3]
+
+
+@samples_of("abc::quantize_weight", ANY_FLOAT)
+def _() -> Samples:
+    for plan in PLANS:
+        yield torch.randn(8, 70, requires_grad=True), False, 1, plan[0], plan[2], plan[4]
+        yield torch.randn(8, 3, 3, 3, requires_grad=True), True, 2, plan[0], plan[2], plan[4]
+
+
+@samples_of("abc_k::pack_weights", F32)
+def _() -> Samples:
+    yield Weights.random(2, 12, 9, 70).bases, 3
+
+
+@samples_of("abc_k::pack_rows", F32)
+def _() -> Samples:
+    for levels, n in (("coded", 2), ("thermometer", 3)):
+        at = Levels.random(levels, n)
+        yield torch.randn(7, 70), at.scale, at.shift, n, levels
+        yield torch.randn(7, 70).half(), at.scale, at.shift, n, levels, torch.randn(70), torch.randn(70)
+
+
+@samples_of("abc_k::pack_image", F32)
+def _() -> Samples:
+    at = Levels.random("thermometer", 3)
+    image = torch.randn(2, 64, 5, 6)
+    for x in (image, image.contiguous(memory_format=torch.channels_last)):
+        yield x, at.scale, at.shift, 3, "thermometer", 2, [1, 2]
+        yield x.bfloat16(), at.scale, at.shift, 3, "thermometer", 2, [1, 2], torch.randn(64), torch.randn(64)
+
+
+@samples_of("abc_k::linear", F32)
+def _() -> Samples:
+    yield linear_arguments(Levels.random("coded", 2), 3, 2)[2]
+    yield linear_arguments(Levels.random("thermometer", 3), 1, 3)[2]
+
+
+@samples_of("abc_k::conv2d", F32)
+def _() -> Samples:
+    coded = Levels.random("coded", 2)
+    yield conv_arguments("3x3", coded, 2, 2)[2]
+    yield conv_arguments("depthwise", coded, 2, 2, bias=False)[2]
+
+
+def registered() -> set[str]:
+    names = (name.split(".")[0] for name in torch._C._dispatch_get_all_op_names())
+    return {name for name in names if name.split("::")[0] in NAMESPACES}
+
+
+def test_every_op_has_samples() -> None:
+    assert registered() == set(SAMPLES)
+
+
+def converted(value: Any, dtype: torch.dtype, device: str) -> Any:
+    """An f32 operand in another type, asking for a gradient if it did."""
+    if not isinstance(value, Tensor):
+        return value
+    wanted = dtype if value.dtype == torch.float32 else value.dtype
+    return value.detach().to(device, wanted).requires_grad_(value.requires_grad)
+
+
+CASES = [
+    pytest.param(op, dtype, device, id=f"{op}-{str(dtype).removeprefix('torch.')}-{device}")
+    for op, (dtypes, _) in SAMPLES.items()
+    for dtype in dtypes
+    for device in DEVICES
+]
+
+
+@pytest.mark.parametrize(("op", "dtype", "device"), CASES)
+def test_opcheck(op: str, dtype: torch.dtype, device: str) -> None:
+    namespace, name = op.split("::")
+    if namespace == "abc_k" and not library.loaded():
+        pytest.skip(library.problem())
+    samples = list(SAMPLES[op][1]())
+    assert samples
+    for arguments in samples if dtype == torch.float32 else samples[:2]:
+        overload = getattr(getattr(torch.ops, namespace), name).default
+        torch.library.opcheck(overload, tree_map(lambda value: converted(value, dtype, device), arguments))
