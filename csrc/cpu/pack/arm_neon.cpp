@@ -115,22 +115,24 @@ inline void interleave(const uint8x16_t rows[8], uint64x2_t out[8]) {
   }
 }
 
-template <class T, class Method, bool WITH_AFFINE>
-struct Kernel {
-  using Value = T;
-  static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = false;
+struct Traits {
   static constexpr int TILE = 16, TILES = 8;
+  static constexpr bool ANY_COUNT = false;
+  static constexpr bool is_short(int64_t channels) { return channels == 8 || channels == 16; }
+};
+
+template <class T, class Method, bool AFFINE>
+struct Quantize final : Kernel<T> {
+  static constexpr int TILE = Traits::TILE;
   static constexpr Meets EACH = AFFINE ? Meets::EACH : Meets::NEVER, ALL = AFFINE ? Meets::ALL : Meets::NEVER;
 
   Method method;
   int64_t plane_step;
 
-  explicit Kernel(const Job& job) : method(job.levels), plane_step(job.plane_step) {}
+  explicit Quantize(const Job& job) : method(job.levels), plane_step(job.plane_step) {}
 
-  static constexpr bool is_short(int64_t channels) { return channels == 8 || channels == 16; }
-
-  NOINLINE void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
-                      int64_t dst_step) const {
+  void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+             int64_t dst_step) const override {
     const Method local = method;  // nothing written through dst can change it: it stays in registers
     const int64_t plane = plane_step;
     for (int64_t x = 0; x < pixels; ++x, src += step, dst += dst_step) {
@@ -145,7 +147,7 @@ struct Kernel {
     }
   }
 
-  NOINLINE void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const {
+  void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const override {
     uint8x16_t codes[4];
     for (int j = 0; j < 4; ++j) {  // whole octets are read
       const int64_t left = count - 16 * j;
@@ -158,7 +160,7 @@ struct Kernel {
 
   /// Four words of 8 or 16 channels share the 64 codes of one step.
   template <int OCTETS>
-  NOINLINE void short_words(const T* src, int64_t step, const Affine& affine, int64_t n, uint64_t* dst) const {
+  void short_words(const T* src, int64_t step, const Affine& affine, int64_t n, uint64_t* dst) const {
     const Method local = method;
     for (int64_t i = 0; i < n; i += 4) {
       uint8x16_t codes[4];
@@ -172,13 +174,14 @@ struct Kernel {
     }
   }
 
-  void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n, uint64_t* dst) const {
+  void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n,
+                   uint64_t* dst) const override {
     if (channels == 8) return short_words<1>(src, step, affine, n, dst);
     return short_words<2>(src, step, affine, n, dst);
   }
 
-  /// Eight channels of 16 pixels: bit r of byte p of out[q] is plane q of channel r of pixel p. Bits are shifted in from
-  /// the right, last channel first; every plane leaves the next one's bits in the lowest place.
+  /// Eight channels of 16 pixels: bit r of byte p of out[q] is plane q of channel r of pixel p. Bits are shifted in
+  /// from the right, last channel first; every plane leaves the next one's bits in the lowest place.
   static void eight_channels(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t count,
                              uint8x16_t out[ABCFX_MAX_BASES]) {
     uint8x16_t rows[8];
@@ -197,12 +200,12 @@ struct Kernel {
 
   /// Eight channels of all tiles, then the next eight: eight streams of memory at a time, not sixty-four, whose lines
   /// would share few sets of the first cache where images have a power of two of pixels.
-  NOINLINE void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels,
-                      const int64_t* at, uint64_t* dst) const {
+  void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
+             uint64_t* dst) const override {
     const Method local = method;
     const int64_t tiles = (pixels + TILE - 1) / TILE;
     const auto start = [=](int64_t tile) { return TILE * tile + TILE < pixels ? TILE * tile : pixels - TILE; };
-    uint8x16_t bytes[TILES][ABCFX_MAX_BASES][8];
+    uint8x16_t bytes[Traits::TILES][ABCFX_MAX_BASES][8];
     for (int k = 0; k < 8; ++k, src += 8 * step) {
       for (int64_t t = 0; t < tiles; ++t) {
         uint8x16_t out[ABCFX_MAX_BASES] = {};
@@ -230,8 +233,8 @@ struct Kernel {
 
 template <class T, class Method>
 int pack(const Job& job) {
-  if (job.args->gain) return walk(job, Kernel<T, Method, true>(job));
-  return walk(job, Kernel<T, Method, false>(job));
+  if (job.args->gain) return walk<Traits, T>(job, Quantize<T, Method, true>(job));
+  return walk<Traits, T>(job, Quantize<T, Method, false>(job));
 }
 
 }  // namespace

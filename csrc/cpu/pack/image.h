@@ -78,7 +78,8 @@ template <class Interior>
 static int for_each_run(const Job& job, const Interior& interior) {
   const abcfx_pack_args& args = *job.args;
   const int64_t padded_h = args.top + args.height + args.bottom;
-  const bool joined = args.pixel_begin == 0 && args.pixel_end == args.width && args.stride_h == args.width * args.stride_w;
+  const bool whole = args.pixel_begin == 0 && args.pixel_end == args.width;
+  const bool joined = whole && args.stride_h == args.width * args.stride_w;
   for (int64_t line = args.line_begin; line < args.line_end;) {
     const int64_t n = line / padded_h, y = line % padded_h - args.top;
     uint64_t* dst = args.dst + line * job.line_step;

@@ -16,15 +16,18 @@ inline uint64_t gather_bits(const uint8_t* codes, int q) {
   return ((bytes >> q & 0x0101010101010101) * 0x0102040810204080) >> 56;
 }
 
-template <class T, bool CODED, bool WITH_AFFINE>
-struct Kernel {
-  using Value = T;
-  static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = true;
+struct Traits {
   static constexpr int TILE = 32, TILES = 1;
+  static constexpr bool ANY_COUNT = true;
   static constexpr bool is_short(int64_t) { return false; }
+};
 
+template <class T, bool CODED, bool AFFINE>
+struct Quantize final : Kernel<T> {
   Levels levels;
   int64_t plane_step;
+
+  explicit Quantize(const Job& job) : levels(job.levels), plane_step(job.plane_step) {}
 
   uint8_t code(T x, float gain, float offset) const {
     const float value = AFFINE ? widen(x) * gain + offset : widen(x);
@@ -42,7 +45,7 @@ struct Kernel {
     }
   }
 
-  void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const {
+  void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const override {
     uint8_t codes[64] = {};
     for (int64_t c = 0; c < count; ++c) {
       codes[c] = AFFINE ? code(src[c], affine.gain[c], affine.offset[c]) : code(src[c], 0, 0);
@@ -51,17 +54,17 @@ struct Kernel {
   }
 
   void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
-             int64_t dst_step) const {
+             int64_t dst_step) const override {
     for (int64_t x = 0; x < pixels; ++x) {
       for (int64_t i = 0; i < n; ++i) word(src + x * step + 64 * i, affine.from(64 * i), 64, dst + x * dst_step + i);
     }
   }
 
-  void short_words(const T*, int64_t, const Affine&, int64_t, int64_t, uint64_t*) const {}
+  void short_words(const T*, int64_t, const Affine&, int64_t, int64_t, uint64_t*) const override {}
 
   void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
-             uint64_t* dst) const {
-    uint8_t codes[TILE][64] = {};
+             uint64_t* dst) const override {
+    uint8_t codes[Traits::TILE][64] = {};
     for (int64_t c = 0; c < count; ++c) {
       const float gain = AFFINE ? affine.gain[c] : 0, offset = AFFINE ? affine.offset[c] : 0;
       for (int64_t p = 0; p < pixels; ++p) codes[p][c] = code(src[c * step + p], gain, offset);
@@ -73,10 +76,10 @@ struct Kernel {
 template <class T>
 int pack(const Job& job) {
   const bool affine = job.args->gain != nullptr;
-  if (job.levels.coded && affine) return walk(job, Kernel<T, true, true>{job.levels, job.plane_step});
-  if (job.levels.coded) return walk(job, Kernel<T, true, false>{job.levels, job.plane_step});
-  if (affine) return walk(job, Kernel<T, false, true>{job.levels, job.plane_step});
-  return walk(job, Kernel<T, false, false>{job.levels, job.plane_step});
+  if (job.levels.coded && affine) return walk<Traits, T>(job, Quantize<T, true, true>(job));
+  if (job.levels.coded) return walk<Traits, T>(job, Quantize<T, true, false>(job));
+  if (affine) return walk<Traits, T>(job, Quantize<T, false, true>(job));
+  return walk<Traits, T>(job, Quantize<T, false, false>(job));
 }
 
 }  // namespace

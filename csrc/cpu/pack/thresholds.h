@@ -5,7 +5,7 @@
 // and rounding are monotone in f32 too, so "code >= k" holds from some value on. The smallest such value is found once
 // per job; comparing with it is the same as computing the code, and costs one instruction instead of four.
 
-/// Values of a type in order, as integers: the magnitude's bits with the sign. Both zeros are 0; infinities are the ends.
+/// Values of a type in order, as integers: the magnitude's bits with the sign. Both zeros are 0, infinities the ends.
 template <class T>
 static inline float value_of_key(int32_t key) {
   const uint32_t magnitude = (uint32_t)(key < 0 ? -key : key);

@@ -1,28 +1,8 @@
 #pragma once
 #include "scalar.h"
 
-// How the vector variants go through an image: which values lie side by side decides what a kernel is given. In a
-// nameless namespace for the reason given in bgemm/window.h. A kernel is a class with
-//
-//   Value, AFFINE         element type; whether there is an affine
-//   TILE, TILES           pixels of a tile, and how many tiles tiles() takes at once
-//   ANY_COUNT             whether word() and tiles() read just what is asked for, or whole eights of channels and tiles
-//   words(src, affine, n, pixels, step, dst, dst_step)   n full words from contiguous channels, to consecutive words of
-//                                          every plane; for each of some pixels, `step` elements and dst_step words apart
-//   word(src, affine, channels, dst)       one word of 1 to 64 contiguous channels
-//   is_short(channels)                     whether short_words() takes words of so few channels,
-//   short_words(src, step, affine, channels, n, dst)   n of them, `step` elements apart, several at a time
-//   tiles(src, step, affine, channels, pixels, at, dst)   one word of each of some contiguous pixels, whose channels
-//                                          are `step` apart; the word of pixel p goes to dst + at[p]
-//
-// Every dst is in plane 0; plane q is q * plane_step further.
-
-/// For what a kernel is given: walk() calls it from several places.
-#if defined(__clang__)
-#define NOINLINE __attribute__((noinline))
-#else
-#define NOINLINE __attribute__((noinline, noclone))
-#endif
+// How the variants go through an image: which values lie side by side decides what a kernel is given. In a nameless
+// namespace for the reason given in bgemm/window.h.
 
 namespace {
 
@@ -33,6 +13,35 @@ struct Affine {
 
   Affine from(int64_t channel) const { return gain ? Affine{gain + channel, offset + channel} : *this; }
 };
+
+/// What a variant does, for one element type and one way to quantize. It is called for a line or a block, through a
+/// pointer, so that the walk below is compiled once and not for each of some dozen kernels. Every dst is in plane 0.
+template <class T>
+struct Kernel {
+  /// n full words from contiguous channels, to consecutive words of every plane; for each of some pixels, `step`
+  /// elements and dst_step words apart.
+  virtual void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+                     int64_t dst_step) const = 0;
+  /// One word of 1 to 64 contiguous channels.
+  virtual void word(const T* src, const Affine& affine, int64_t channels, uint64_t* dst) const = 0;
+  /// n words of so few channels that Traits::is_short() says yes, `step` elements apart, several at a time.
+  virtual void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n,
+                           uint64_t* dst) const = 0;
+  /// One word of each of up to TILE * TILES contiguous pixels, whose channels are `step` apart, to dst + at[pixel].
+  virtual void tiles(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t pixels,
+                     const int64_t* at, uint64_t* dst) const = 0;
+};
+
+// Traits of a variant:
+//   TILE, TILES     pixels of a tile, and how many tiles tiles() takes at once
+//   ANY_COUNT       whether word() and tiles() read just what is asked for, or whole eights of channels and tiles
+//   is_short(c)     whether short_words() takes words of c channels
+
+/// Asks for the next tile of a channel: a block is too short for the hardware to notice that a new stream has begun.
+template <int TILE, class T>
+inline void prefetch(const T* next) {
+  for (size_t byte = 0; byte < TILE * sizeof(T); byte += 64) __builtin_prefetch((const char*)next + byte);
+}
 
 /// 64 channels of one pixel, contiguous whatever they were, with zeros after the last.
 template <class T>
@@ -64,25 +73,24 @@ struct CopiedTile {
   }
 };
 
-template <class Kernel, class T>
-NOINLINE void pack_word(const Kernel& kernel, const T* src, int64_t step, const Affine& affine, int64_t count,
-                             uint64_t* dst) {
-  if (step == 1 && (Kernel::ANY_COUNT || count % 8 == 0)) return kernel.word(src, affine, count, dst);
+template <class Traits, class T>
+void pack_word(const Kernel<T>& kernel, const T* src, int64_t step, const Affine& affine, int64_t count,
+               uint64_t* dst) {
+  if (step == 1 && (Traits::ANY_COUNT || count % 8 == 0)) return kernel.word(src, affine, count, dst);
   const CopiedWord<T> copy(src, step, affine, count);
   kernel.word(copy.values, copy.affine(affine), count, dst);
 }
 
 /// One line, pixel by pixel: contiguous channels, or channels that lie nearer to each other than pixels do.
-template <class Kernel, class T>
-NOINLINE void pack_pixels(const Job& job, const Kernel& kernel, const T* src, const Affine& affine,
-                               uint64_t* dst) {
+template <class Traits, class T>
+void pack_pixels(const Job& job, const Kernel<T>& kernel, const T* src, const Affine& affine, uint64_t* dst) {
   const abcfx_pack_args& args = *job.args;
   const int64_t pixels = args.pixel_end - args.pixel_begin, channels = job.group_channels;
   src += args.pixel_begin * args.stride_w;
   dst += args.pixel_begin * job.pixel;
-  const bool dense = args.stride_c == 1 && args.stride_w == args.channels && !Kernel::AFFINE;
+  const bool dense = args.stride_c == 1 && args.stride_w == args.channels && !affine.gain;
   if (dense && channels % 64 == 0) return kernel.words(src, affine, pixels * job.pixel, 1, 0, dst, 0);
-  if (args.stride_c == 1 && Kernel::is_short(channels) && (dense || args.groups == 1)) {
+  if (args.stride_c == 1 && Traits::is_short(channels) && (dense || args.groups == 1)) {
     const int64_t step = args.groups == 1 ? args.stride_w : channels;
     return kernel.short_words(src, step, affine, channels, pixels * args.groups, dst);
   }
@@ -94,7 +102,8 @@ NOINLINE void pack_pixels(const Job& job, const Kernel& kernel, const T* src, co
       const int64_t count = channels - 64 * i < 64 ? channels - 64 * i : 64;
       const T* values = src + 64 * i * args.stride_c;
       for (int64_t x = 0; x < pixels; ++x) {
-        pack_word(kernel, values + x * args.stride_w, args.stride_c, own.from(64 * i), count, dst + x * job.pixel + i);
+        pack_word<Traits>(kernel, values + x * args.stride_w, args.stride_c, own.from(64 * i), count,
+                          dst + x * job.pixel + i);
       }
     }
   }
@@ -103,14 +112,14 @@ NOINLINE void pack_pixels(const Job& job, const Kernel& kernel, const T* src, co
 /// A run of lines, block by block of contiguous pixels: each channel of a block is read from contiguous memory. Blocks
 /// of less than a tile at the end of a run reach back into the one before; what is copied first are pixels that are not
 /// contiguous, and runs of less than a tile.
-template <class Kernel, class T>
-NOINLINE void pack_blocks(const Job& job, const Kernel& kernel, const T* src, const Affine& affine, int64_t lines,
-                          uint64_t* dst) {
-  constexpr int64_t TILE = Kernel::TILE, BLOCK = TILE * Kernel::TILES;
+template <class Traits, class T>
+void pack_blocks(const Job& job, const Kernel<T>& kernel, const T* src, const Affine& affine, int64_t lines,
+                 uint64_t* dst) {
+  constexpr int64_t TILE = Traits::TILE, BLOCK = TILE * Traits::TILES;
   const abcfx_pack_args& args = *job.args;
   const int64_t begin = args.pixel_begin, stride_w = args.stride_w, stride_c = args.stride_c;
   const int64_t total = lines == 1 ? args.pixel_end - begin : lines * args.width;
-  const bool copied = stride_w != 1 || (total < TILE && !Kernel::ANY_COUNT);
+  const bool copied = stride_w != 1 || (total < TILE && !Traits::ANY_COUNT);
   const int64_t step = copied ? TILE : BLOCK;
   for (int64_t block = 0; block < total; block += step) {
     const int64_t end = block + step < total ? block + step : total;
@@ -130,17 +139,16 @@ NOINLINE void pack_blocks(const Job& job, const Kernel& kernel, const T* src, co
   }
 }
 
-template <class Kernel>
-int walk(const Job& job, const Kernel& kernel) {
-  using T = typename Kernel::Value;
+template <class Traits, class T>
+int walk(const Job& job, const Kernel<T>& kernel) {
   const abcfx_pack_args& args = *job.args;
   const Affine affine = {args.gain, args.offset};
   const bool by_pixel = args.stride_c == 1 || args.stride_c < args.stride_w;
   return for_each_run(job, [&](int64_t from, uint64_t* dst, int64_t lines) {
     const T* src = (const T*)args.src + from;
-    if (!by_pixel) return pack_blocks(job, kernel, src, affine, lines, dst);
+    if (!by_pixel) return pack_blocks<Traits>(job, kernel, src, affine, lines, dst);
     for (int64_t y = 0; y < lines; ++y) {
-      pack_pixels(job, kernel, src + y * args.stride_h, affine, dst + y * job.line_step);
+      pack_pixels<Traits>(job, kernel, src + y * args.stride_h, affine, dst + y * job.line_step);
     }
   });
 }

@@ -51,20 +51,22 @@ inline void interleave(const __m256i rows[8], __m256i out[8]) {
   }
 }
 
-template <class T, class Method, int PLANES, bool WITH_AFFINE>
-struct Kernel {
-  using Value = T;
-  static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = false;
+struct Traits {
   static constexpr int TILE = 32, TILES = 8;
+  static constexpr bool ANY_COUNT = false;
+  static constexpr bool is_short(int64_t channels) { return channels == 16 || channels == 32; }
+};
+
+template <class T, class Method, int PLANES, bool AFFINE>
+struct Quantize final : Kernel<T> {
+  static constexpr int TILE = Traits::TILE;
   static constexpr int ROOM = PLANES ? PLANES : ABCFX_MAX_BASES;
   static constexpr Meets EACH = AFFINE ? Meets::EACH : Meets::NEVER, ALL = AFFINE ? Meets::ALL : Meets::NEVER;
 
   Method method;
   int64_t plane_step;
 
-  explicit Kernel(const Job& job) : method(job.levels), plane_step(job.plane_step) {}
-
-  static constexpr bool is_short(int64_t channels) { return channels <= 32 && channels % 8 == 0 && channels > 0; }
+  explicit Quantize(const Job& job) : method(job.levels), plane_step(job.plane_step) {}
 
   /// The bits of 32 values in every plane: set where it is +1.
   template <int OCTETS>
@@ -89,8 +91,8 @@ struct Kernel {
     return octets;
   }
 
-  NOINLINE void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
-                      int64_t dst_step) const {
+  void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+             int64_t dst_step) const override {
     const Method local = method;  // nothing written through dst can change it: it stays in registers
     const int64_t plane = plane_step;
     for (int64_t x = 0; x < pixels; ++x, src += step, dst += dst_step) {
@@ -113,7 +115,7 @@ struct Kernel {
     if (octets >= 4) plus_of<4>(method, contiguous(src, affine, true), plus);
   }
 
-  NOINLINE void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const {
+  void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const override {
     uint32_t low[ROOM] = {}, high[ROOM] = {};
     half(src, affine, (count + 7) / 8, low);
     half(src + 32, affine.from(32), (count + 7) / 8 - 4, high);
@@ -122,68 +124,55 @@ struct Kernel {
     }
   }
 
-  /// Two words of 16 channels, or four of 8, share the 32 values of one step. LEFT: how many of them there are.
-  template <int EACH_OCTETS, int LEFT>
-  static void shared_step(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t plane,
-                          uint64_t* dst) {
-    Octets<T> octets = contiguous(src, affine, true);
-    octets.together = LEFT == 1;
-    for (int j = 0; LEFT > 1 && j < 4; ++j) {
-      const int64_t channel = 8 * (j % EACH_OCTETS);
-      octets.at[j] = src + j / EACH_OCTETS * step + channel;
-      if (AFFINE) octets.affine[j] = {affine.gain + channel, affine.offset + channel};
-    }
-    uint32_t plus[ROOM];
-    plus_of<LEFT * EACH_OCTETS>(method, octets, plus);
-    for (int q = 0; q < (PLANES ? PLANES : method.planes); ++q) {
-      for (int j = 0; j < LEFT; ++j) {
-        dst[q * plane + j] = (uint32_t)(~plus[q] >> 8 * EACH_OCTETS * j) & (uint32_t)low_bits(8 * EACH_OCTETS);
-      }
-    }
-  }
-
-  template <int EACH_OCTETS>
-  NOINLINE void short_words(const T* src, int64_t step, const Affine& affine, int64_t n, uint64_t* dst) const {
-    constexpr int SHARE = 4 / EACH_OCTETS;
+  /// Words of 16 channels: two share the 32 values of one step. Words of 32: nothing but the lower half.
+  template <int SHARE>
+  void short_words(const T* src, int64_t step, const Affine& affine, int64_t n, uint64_t* dst) const {
+    constexpr int CHANNELS = 32 / SHARE;
     const Method local = method;
     const int64_t plane = plane_step;
     for (; n >= SHARE; n -= SHARE, src += SHARE * step, dst += SHARE) {
-      shared_step<EACH_OCTETS, SHARE>(local, src, step, affine, plane, dst);
+      Octets<T> octets = contiguous(src, affine, true);
+      if (SHARE == 2) {
+        octets.together = false;
+        for (int i = 0; i < 2; ++i) octets.at[2 + i] = src + step + 8 * i, octets.affine[2 + i] = octets.affine[i];
+      }
+      uint32_t plus[ROOM];
+      plus_of<4>(local, octets, plus);
+      for (int q = 0; q < (PLANES ? PLANES : local.planes); ++q) {
+        for (int j = 0; j < SHARE; ++j) {
+          dst[q * plane + j] = (uint32_t)(~plus[q] >> CHANNELS * j) & (uint32_t)low_bits(CHANNELS);
+        }
+      }
     }
-    for (; n > 0; --n, src += step, ++dst) shared_step<EACH_OCTETS, 1>(local, src, step, affine, plane, dst);
+    if (n) word(src, affine, CHANNELS, dst);
   }
 
-  void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n, uint64_t* dst) const {
-    if (channels == 8) return short_words<1>(src, step, affine, n, dst);
+  void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n,
+                   uint64_t* dst) const override {
     if (channels == 16) return short_words<2>(src, step, affine, n, dst);
-    if (channels == 24) return short_words<3>(src, step, affine, n, dst);
-    return short_words<4>(src, step, affine, n, dst);
+    return short_words<1>(src, step, affine, n, dst);
   }
 
-  /// The next tile of a channel: a block is too short for the hardware to notice that a new stream has begun.
-  static void prefetch(const T* next) {
-    for (size_t byte = 0; byte < TILE * sizeof(T); byte += 64) _mm_prefetch((const char*)next + byte, _MM_HINT_T0);
-  }
-
-  /// Eight channels of 32 pixels, or `count` of them: bit r of byte p of out[q] is plane q of channel r of pixel p.
-  template <bool ALL_EIGHT>
+  /// Eight channels of 32 pixels: bit r of byte p of out[q] is plane q of channel r of pixel p. Past
+  /// `count` channels it is the last one again.
   static void eight_channels(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t count,
                              __m256i out[ROOM]) {
     const int planes = PLANES ? PLANES : method.planes;
     constexpr int W = !Method::SHARED ? 1 : PLANES == 2 ? 2 : PLANES == 3 || PLANES == 4 ? 4 : 8;
     __m256i rows[8], bits[ROOM > W ? ROOM : W];
-    for (int q = 0; !Method::SHARED && q < planes; ++q) bits[q] = _mm256_setzero_si256();
     for (int r = 0; r < 8; ++r) {
-      if (Method::SHARED) rows[r] = _mm256_setzero_si256();
-      if (!ALL_EIGHT && r >= count) continue;
-      const T* row = src + r * step;
-      prefetch(row + TILE);
+      const int64_t channel = r < count ? r : count - 1;
+      const T* row = src + channel * step;
+      prefetch<TILE>(row + TILE);
       __m256i bytes[ROOM];
-      method.template bytes<ALL, 4>(contiguous(row, affine.from(r), false), bytes);
-      if (Method::SHARED) rows[r] = bytes[0];
-      const __m256i bit = _mm256_set1_epi8((char)(1 << r));
-      for (int q = 0; !Method::SHARED && q < planes; ++q) {
-        bits[q] = _mm256_or_si256(bits[q], _mm256_and_si256(bytes[q], bit));
+      method.template bytes<ALL, 4>(contiguous(row, affine.from(channel), false), bytes);
+      if constexpr (Method::SHARED) {
+        rows[r] = bytes[0];
+      } else {
+        for (int q = 0; q < planes; ++q) {
+          const __m256i bit = _mm256_and_si256(bytes[q], _mm256_set1_epi8((char)(1 << r)));
+          bits[q] = r ? _mm256_or_si256(bits[q], bit) : bit;
+        }
       }
     }
     if constexpr (Method::SHARED) transpose_bits<W>(rows, bits);
@@ -192,24 +181,18 @@ struct Kernel {
 
   /// Eight channels of all tiles, then the next eight: eight streams of memory at a time, not sixty-four, whose lines
   /// would share few sets of the first cache where images have a power of two of pixels.
-  NOINLINE void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels,
-                      const int64_t* at, uint64_t* dst) const {
+  void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
+             uint64_t* dst) const override {
     const Method local = method;
     const int planes = PLANES ? PLANES : local.planes;
     const int64_t tiles = (pixels + TILE - 1) / TILE;
     const auto start = [=](int64_t tile) { return TILE * tile + TILE < pixels ? TILE * tile : pixels - TILE; };
-    __m256i bytes[TILES][ROOM][8];
+    __m256i bytes[Traits::TILES][ROOM][8];
     for (int k = 0; k < 8; ++k, src += 8 * step) {
-      const int64_t left = count - 8 * k;
       for (int64_t t = 0; t < tiles; ++t) {
         __m256i out[ROOM];
-        if (left >= 8) {
-          eight_channels<true>(local, src + start(t), step, affine.from(8 * k), 8, out);
-        } else if (left > 0) {
-          eight_channels<false>(local, src + start(t), step, affine.from(8 * k), left, out);
-        } else {
-          for (int q = 0; q < planes; ++q) out[q] = _mm256_setzero_si256();
-        }
+        for (int q = 0; q < planes; ++q) out[q] = _mm256_setzero_si256();
+        if (8 * k < count) eight_channels(local, src + start(t), step, affine.from(8 * k), count - 8 * k, out);
         for (int q = 0; q < planes; ++q) bytes[t][q][k] = out[q];
       }
     }
@@ -236,7 +219,7 @@ struct Kernel {
 
 template <class T, class Method, int PLANES, bool AFFINE>
 int run(const Job& job) {
-  return walk(job, Kernel<T, Method, PLANES, AFFINE>(job));
+  return walk<Traits, T>(job, Quantize<T, Method, PLANES, AFFINE>(job));
 }
 
 /// Thresholds where one comparison is all that a plane takes; two planes of 16-bit codes take three between them.

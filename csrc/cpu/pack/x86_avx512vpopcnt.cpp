@@ -31,20 +31,22 @@ inline void interleave(const __m512i rows[8], __m512i out[8]) {
   }
 }
 
-template <class T, class Method, int PLANES, bool WITH_AFFINE>
-struct Kernel {
-  using Value = T;
-  static constexpr bool AFFINE = WITH_AFFINE, ANY_COUNT = true;
+struct Traits {
   static constexpr int TILE = 64, TILES = 4;
+  static constexpr bool ANY_COUNT = true;
+  static constexpr bool is_short(int64_t channels) { return channels > 0 && channels <= 32; }
+};
+
+template <class T, class Method, int PLANES, bool AFFINE>
+struct Quantize final : Kernel<T> {
+  static constexpr int TILE = Traits::TILE;
   static constexpr int ROOM = PLANES ? PLANES : ABCFX_MAX_BASES;
   static constexpr Meets EACH = AFFINE ? Meets::EACH : Meets::NEVER, ALL = AFFINE ? Meets::ALL : Meets::NEVER;
 
   Method method;
   int64_t plane_step;
 
-  explicit Kernel(const Job& job) : method(job.levels), plane_step(job.plane_step) {}
-
-  static constexpr bool is_short(int64_t channels) { return channels > 0 && channels <= 32; }
+  explicit Quantize(const Job& job) : method(job.levels), plane_step(job.plane_step) {}
 
   /// `count` contiguous values; `each`: their channels follow each other too.
   static Quarters<T> contiguous(const T* src, const Affine& affine, int64_t count, bool each) {
@@ -59,8 +61,8 @@ struct Kernel {
     return quarters;
   }
 
-  NOINLINE void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
-                      int64_t dst_step) const {
+  void words(const T* src, const Affine& affine, int64_t n, int64_t pixels, int64_t step, uint64_t* dst,
+             int64_t dst_step) const override {
     const Method local = method;  // nothing written through dst can change it: it stays in registers
     const int64_t plane = plane_step;
     for (int64_t x = 0; x < pixels; ++x, src += step, dst += dst_step) {
@@ -72,7 +74,7 @@ struct Kernel {
     }
   }
 
-  NOINLINE void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const {
+  void word(const T* src, const Affine& affine, int64_t count, uint64_t* dst) const override {
     __mmask64 plus[ROOM];
     method.template plus_of<EACH>(contiguous(src, affine, count, true), plus);
     for (int q = 0; q < (PLANES ? PLANES : method.planes); ++q) {
@@ -81,8 +83,8 @@ struct Kernel {
   }
 
   /// Four words of up to 16 channels, or two of up to 32, share the 64 values of one step.
-  NOINLINE void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n,
-                            uint64_t* dst) const {
+  void short_words(const T* src, int64_t step, const Affine& affine, int64_t channels, int64_t n,
+                   uint64_t* dst) const override {
     const Method local = method;
     const int quarters_each = channels <= 16 ? 1 : 2, share = 4 / quarters_each;
     for (int64_t i = 0; i < n; i += share) {
@@ -104,11 +106,6 @@ struct Kernel {
     }
   }
 
-  /// The next tile of a channel: a block is too short for the hardware to notice that a new stream has begun.
-  static void prefetch(const T* next) {
-    for (size_t byte = 0; byte < TILE * sizeof(T); byte += 64) _mm_prefetch((const char*)next + byte, _MM_HINT_T0);
-  }
-
   /// Eight channels of 64 pixels, or `channels` of `pixels` of them: bit r of byte p of out[q] is plane q of channel r
   /// of pixel p.
   static void eight_channels(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t channels,
@@ -116,7 +113,7 @@ struct Kernel {
     const int planes = PLANES ? PLANES : method.planes;
     for (int q = 0; q < planes; ++q) out[q] = _mm512_setzero_si512();
     for (int r = 0; r < 8 && r < channels; ++r, src += step) {
-      prefetch(src + TILE);
+      prefetch<TILE>(src + TILE);
       __mmask64 plus[ROOM];
       method.template plus_of<ALL>(contiguous(src, affine.from(r), pixels, false), plus);
       const __m512i bit = _mm512_set1_epi8((char)(1 << r));
@@ -125,11 +122,11 @@ struct Kernel {
   }
 
   /// Eight channels of all tiles, then the next eight: see the AVX2 variant.
-  NOINLINE void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels,
-                      const int64_t* at, uint64_t* dst) const {
+  void tiles(const T* src, int64_t step, const Affine& affine, int64_t count, int64_t pixels, const int64_t* at,
+             uint64_t* dst) const override {
     const Method local = method;
     const int planes = PLANES ? PLANES : local.planes;
-    __m512i bytes[TILES][ROOM][8];
+    __m512i bytes[Traits::TILES][ROOM][8];
     for (int k = 0; k < 8; ++k, src += 8 * step) {
       for (int64_t t = 0; t * TILE < pixels; ++t) {
         const int64_t left = pixels - t * TILE < TILE ? pixels - t * TILE : TILE;
@@ -159,7 +156,7 @@ struct Kernel {
 
 template <class T, class Method, int PLANES, bool AFFINE>
 int run(const Job& job) {
-  return walk(job, Kernel<T, Method, PLANES, AFFINE>(job));
+  return walk<Traits, T>(job, Quantize<T, Method, PLANES, AFFINE>(job));
 }
 
 /// Thresholds where one comparison is all that a plane takes; two planes of 16-bit codes take three between them.
