@@ -171,8 +171,8 @@ struct Kernel {
     return short_words<2>(src, step, affine, n, dst);
   }
 
-  /// Eight channels of 16 pixels: bit r of byte p of out[q] is plane q of channel r of pixel p. Bits are shifted in from
-  /// the right, last channel first; every plane leaves the next one's bits in the lowest place.
+  /// Eight channels of 16 pixels: bit r of byte p of out[q] is plane q of channel r of pixel p. Bits are shifted in
+  /// from the right, last channel first; every plane leaves the next one's bits in the lowest place.
   static void eight_channels(const Method& method, const T* src, int64_t step, const Affine& affine, int64_t count,
                              uint8x16_t out[ABCFX_MAX_BASES]) {
     uint8x16_t rows[8];
