@@ -250,7 +250,10 @@ def test_bad_geometry_gets_a_sentence(name: str, value: object, message: str) ->
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: k.pack_rows(torch.randn(2, 3).double(), s, s, 1, "coded"), "input must be Float, BFloat16 or Half, got Double; cast it"),
+        (
+            lambda s: k.pack_rows(torch.randn(2, 3).double(), s, s, 1, "coded"),
+            "input must be Float, BFloat16 or Half, got Double; cast it",
+        ),
         (lambda s: k.pack_rows(torch.randn(3), s, s, 1, "coded"), "input must have 2 dimensions"),
         (lambda s: k.pack_rows(torch.randn(2, 3), s, s, 9, "coded"), "number of planes must be from 1 to 8, got 9"),
         (lambda s: k.pack_rows(torch.randn(2, 3), s, s, 2, "thermometer"), r"scale must have shape \[2\], got \[1\]"),
