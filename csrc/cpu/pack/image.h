@@ -77,6 +77,7 @@ static inline bool pad_line(const Job& job, int64_t y, uint64_t* dst) {
 template <class Interior>
 static int for_each_run(const Job& job, const Interior& interior) {
   const abcfx_pack_args& args = *job.args;
+  if (job.pixel == 0) return ABCFX_OK;  // without channels there is no word, and dst may be NULL
   const int64_t padded_h = args.top + args.height + args.bottom;
   const bool whole = args.pixel_begin == 0 && args.pixel_end == args.width;
   const bool joined = whole && args.stride_h == args.width * args.stride_w;

@@ -61,7 +61,7 @@ int64_t lay_out(Random& random, abcfx_pack_args& args) {
 abcfx_pack_args shape_of(Random& random) {
   abcfx_pack_args args = {};
   args.groups = random.between(0, 2) ? 1 : random.between(2, 4);
-  args.channels = args.groups * size_near(random, 16, 150);
+  args.channels = args.groups * size_near(random, 8, 200);
   args.images = random.between(1, 2);
   args.height = random.between(1, 4);
   args.width = size_near(random, 4, 40);

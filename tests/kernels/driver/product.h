@@ -3,8 +3,8 @@
 
 #include "check.h"
 
-/// What the products by popcount and by table lookup share: a problem of a random size without its weights, and a look at
-/// what they wrote. Small integers in alpha, beta and base make every f32 sum exact, so that all must agree in every bit.
+/// What the products by popcount and by table lookup share: a problem of a random size without its weights, and a look
+/// at what they wrote. Small integers in alpha, beta and base make every f32 sum exact, so all must agree in every bit.
 struct Product {
   abcfx_bgemm_args args;
   int64_t channels, outputs, rows;  ///< channels of one group; outputs of all
