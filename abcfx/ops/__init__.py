@@ -8,5 +8,8 @@ from abcfx.ops import (  # noqa: F401  importing registers
     kernel_pack,
     kernel_weights,
     linear,
+    product,
+    product_adjoint,
+    saved_activation,
     weight,
 )

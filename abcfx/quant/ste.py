@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from abcfx.quant.activations import require_levels
+from abcfx.quant.weights import flatten_weight, unflatten_weight
 
 
 def activation_adjoint(
@@ -40,14 +41,20 @@ def activation_adjoint(
     return dx.to(x.dtype), dscale, dshift
 
 
-def weight_adjoint(grad_w_hat: Tensor, w: Tensor, basis: str) -> Tensor:
-    """Gradient of w from the gradient of ŵ = Σ_p α_p(w) B_p(w).   STE: ∂ŵ/∂w = 1, for every basis
+def weight_adjoint(grad_w_hat: Tensor, scales: Tensor, transposed: bool = False, groups: int = 1) -> Tensor:
+    """Gradient of w from the gradient of ŵ = Σ_p α_p(w) B_p(w) by the rule of ABC-Net.
 
-    The fit follows w, so that ŵ moves with w on average. ABC-Net (2017, eq. 5) puts the straight-through step at
-    ∂B_p/∂w = 1 with α fixed instead, which is this gradient times Σ_p α_p² per channel.
+    identity  dw = dŵ                STE: ∂ŵ/∂w = 1. The fit follows w, so that ŵ moves with w on average
+    abc       dw = Σ_p α_p²·dŵ       STE: ∂B_p/∂w = 1 with α fixed: Σ_p α_p·∂c/∂B_p and ∂c/∂B_p = α_p·dŵ.
+                                     Source: ABC-Net (Lin, Zhao, Pan 2017), eq. 5
+
+    The first needs no function; this is the second.
+
+    grad_w_hat   in the layout of the layer's weight      scales   f32[p, o] = α
     """
-    del basis
-    return grad_w_hat.to(w.dtype)
+    flat = flatten_weight(grad_w_hat, transposed, groups)
+    scaled = flat * scales.square().sum(0).view(-1, 1, 1).to(flat.dtype)
+    return unflatten_weight(scaled, grad_w_hat.shape, transposed, groups)
 
 
 def _coded_adjoint(
