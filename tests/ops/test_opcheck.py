@@ -107,6 +107,21 @@ def _() -> Samples:
     yield conv_arguments("depthwise", coded, 2, 2, bias=False)[2]
 
 
+@samples_of("abc_k::round_gradient", F32)
+def _() -> Samples:
+    gain, seed = torch.rand(2, 6), torch.tensor([5])
+    yield torch.randn(3, 6, 4, 5), gain, torch.rand(3), seed, 4
+    yield torch.randn(3, 6, 4, 5).contiguous(memory_format=torch.channels_last), gain[:1], torch.rand(1), seed, 1
+    yield torch.randn(7, 6), gain, torch.rand(7), seed, 4
+
+
+@samples_of("abc_k::pack_positions", F32)
+def _() -> Samples:
+    bits = torch.randint(0, 2**40, (2, 9, 2, 8, 1))
+    yield bits, 40, [3, 3], [1, 1], [1, 1], [7, 6], library.lut_lanes()
+    yield bits, 40, [3, 2], [2, 1], [1, 2], [4, 6], 8
+
+
 def registered() -> set[str]:
     names = (name.split(".")[0] for name in torch._C._dispatch_get_all_op_names())
     return {name for name in names if name.split("::")[0] in NAMESPACES}
