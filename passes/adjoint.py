@@ -87,16 +87,17 @@ def layer_adjoint(
     weight, scale, shift = kept
     geometry, plan = layer.geometry, layer.plan
     need_x, need_w, need_b, need_scale, need_shift = needs[:5]
-    seed = torch.randint(2**31 - 1, (1,), device=dy.device) if plan.grad_bases else None
+    # each product rounds on its own: the same numbers in both would make their errors go together
+    seeds = torch.randint(2**31 - 1, (2,), device=dy.device) if plan.grad_bases else None
     where = layer.input_size, layer.channels_last, layer.compute
     dx = dw = db = dscale = dshift = None
     if need_x or need_scale or need_shift:
-        rounding = seed if "grad_input" in plan.binary else None
+        rounding = seeds[:1] if seeds is not None and "grad_input" in plan.binary else None
         dx_hat = abc.input_adjoint(dy, weight, *where, rounding, *geometry, *plan.op_arguments())
         dx, dscale, dshift = abc.activation_adjoint(dx_hat, windows, scale, plan.activation_bases, plan.levels)
         dx, dscale, dshift = dx.to(layer.dtype), dscale.to(layer.dtypes[2]), dshift.to(layer.dtypes[3])
     if need_w:
-        rounding = seed if "grad_weight" in plan.binary else None
+        rounding = seeds[1:] if seeds is not None and "grad_weight" in plan.binary else None
         dw_hat = abc.weight_adjoint(
             dy, planes, scale, shift, layer.weight_size, *where, rounding, *geometry, *plan.op_arguments()
         )

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abcfx.ops import gradients
+from abcfx.ops import gradients, library
+from abcfx.ops.convolution import two_dims
 from abcfx.ops.product import recipe_of
-from abcfx.ops.saved_activation import in_memory_format, unpack_activation
+from abcfx.ops.saved_activation import image_of, in_memory_format, layout_of, unpack_activation
 from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, PLAN_ARGUMENTS, Geometry
 from abcfx.ops.weight_cache import dequantized, fitted
 from abcfx.plan import LayerPlan
+from abcfx.quant import gradients as quant
 
 ABC.define(
     "input_adjoint(Tensor grad, Tensor weight, SymInt[] input_size, bool channels_last, ScalarType dtype, "
@@ -47,12 +49,8 @@ def input_adjoint(
     """dx̂ in `dtype` (at least f32), of the size and memory format of the input."""
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
     recipe = recipe_of(plan, geometry)
-    if seed is not None and gradients.reason_against(geometry, "input") is None:
-        bases, alpha, shape = fitted(weight, recipe)
-        dx = gradients.input_grad_on_planes(
-            grad.float(), bases.view(plan.weight_bases, *shape), alpha, plan.grad_bases, seed, geometry, input_size,
-            weight.shape,
-        )  # fmt: skip
+    if seed is not None and _refusal(weight.shape, geometry) is None:
+        dx = _input_grad_on_planes(grad.float(), fitted(weight, recipe), seed, input_size, weight.shape, geometry, plan)
         return in_memory_format(dx.to(dtype), channels_last)
     w_hat, grad = dequantized(weight, recipe).to(dtype), _rounded(grad.to(dtype), plan, seed)
     if geometry.linear:
@@ -77,10 +75,8 @@ def weight_adjoint(
 ) -> Tensor:
     """dŴ in `dtype` (at least f32), contiguous."""
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
-    if seed is not None and gradients.reason_against(geometry, "weight") is None:
-        dw = gradients.weight_grad_on_planes(
-            grad.float(), planes, scale.float(), shift.float(), plan.levels, plan.grad_bases, seed, geometry, weight_size
-        )
+    if seed is not None and _refusal(weight_size, geometry) is None:
+        dw = _weight_grad_on_planes(grad.float(), planes, scale.float(), shift.float(), seed, weight_size, geometry, plan)
         return dw.to(dtype).contiguous()
     x = unpack_activation(planes, scale, shift, weight_size, input_size, channels_last, geometry, plan.levels).to(dtype)
     grad = _rounded(grad.to(dtype), plan, seed)
@@ -91,9 +87,76 @@ def weight_adjoint(
     return dw.contiguous()
 
 
+def _refusal(weight_size: Sequence[int], geometry: Geometry) -> str | None:
+    """Why the products of a rounded gradient are made in float; None if they run on planes."""
+    if geometry.linear:
+        return None
+    if layout_of(weight_size, geometry) == "flat":
+        return "few channels per group, or more than two dimensions"
+    return gradients.refusal(geometry.stride, geometry.dilation, geometry.transposed, geometry.groups, 2)
+
+
+def _method() -> str:
+    return "xnor" if library.kernel_variant("lut") == "reference" else "lut"
+
+
+def _input_grad_on_planes(
+    grad: Tensor,
+    fit: tuple[Tensor, Tensor, torch.Size],
+    seed: Tensor,
+    input_size: Sequence[int],
+    weight_size: Sequence[int],
+    geometry: Geometry,
+    plan: LayerPlan,
+) -> Tensor:
+    bases, alpha, shape = fit
+    bases, k = bases.view(plan.weight_bases, *shape), plan.grad_bases
+    if geometry.linear:
+        rows = grad.reshape(-1, grad.shape[-1])
+        dx = gradients.linear_input_grad_on_planes(rows, bases, alpha, k, seed, _method())
+    else:
+        kernel, space = two_dims(weight_size[2:], 1), two_dims(input_size[2:], 1)
+        dx = gradients.input_grad_on_planes(
+            image_of(grad), bases, alpha, k, seed, _of_images(geometry), kernel, space, _method()
+        )
+    return dx.reshape(list(input_size))
+
+
+def _weight_grad_on_planes(
+    grad: Tensor,
+    planes: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    seed: Tensor,
+    weight_size: Sequence[int],
+    geometry: Geometry,
+    plan: LayerPlan,
+) -> Tensor:
+    levels, k = plan.levels, plan.grad_bases
+    if geometry.linear:
+        rows = grad.reshape(-1, grad.shape[-1])
+        return gradients.linear_weight_grad_on_planes(
+            rows, planes, scale, shift, levels, k, seed, weight_size[1], _method()
+        )
+    size = [*weight_size[:2], *two_dims(weight_size[2:], 1)]
+    dw = gradients.weight_grad_on_planes(
+        image_of(grad), planes, scale, shift, levels, k, seed, _of_images(geometry), size, _method()
+    )
+    return dw.reshape(list(weight_size))
+
+
+def _of_images(geometry: Geometry) -> tuple[list[int], list[int], list[int]]:
+    """Stride, padding and dilation in two dimensions."""
+    return two_dims(geometry.stride, 1), two_dims(geometry.padding, 0), two_dims(geometry.dilation, 1)
+
+
 def _rounded(grad: Tensor, plan: LayerPlan, seed: Tensor | None) -> Tensor:
-    """The float product of a layer whose gradient is quantized, but whose product has no binary form."""
-    return grad if seed is None else gradients.rounded(grad, plan.grad_bases, seed)
+    """The gradient of a layer whose products stay in float, rounded with one step for each sample if it has a seed."""
+    if seed is None:
+        return grad
+    ends = torch.aminmax(grad.float().flatten(1), dim=1)
+    step = quant.gradient_step(ends.min, ends.max, plan.grad_bases).view(-1, *[1] * (grad.dim() - 1))
+    return quant.quantize(grad, step, seed, plan.grad_bases).to(grad.dtype)
 
 
 @torch.library.register_fake("abc::input_adjoint", lib=ABC)
