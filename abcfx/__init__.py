@@ -10,13 +10,13 @@ from abcfx import _path
 _path.extend(__path__)
 
 from abcfx import ops  # noqa: E402, F401  importing registers torch.ops.abc and torch.ops.abc_k
-from abcfx.passes import adjoint  # noqa: E402, F401  importing makes the abc ops differentiable
 from abcfx.api import plan_of, quantize_, quantize_model  # noqa: E402
 from abcfx.calibrate import calibrate, calibration  # noqa: E402
 from abcfx.config import Config  # noqa: E402
 from abcfx.layers import NotCalibratedError  # noqa: E402
 from abcfx.ops.weight_cache import invalidate  # noqa: E402
 from abcfx.packed import load_packed, save_packed  # noqa: E402
+from abcfx.passes import adjoint  # noqa: E402, F401  importing makes the abc ops differentiable
 from abcfx.plan import LayerPlan, Plan  # noqa: E402
 from abcfx.summary import summary  # noqa: E402
 

@@ -52,7 +52,9 @@ def abc(
             stacklevel=2,
         )
     training = _needs_gradients(example_inputs)
-    if not training:
+    if training:
+        pipeline.adjoint()
+    else:
         with tuning(wanted.autotune):
             _lower(pipeline, runner)
     # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
@@ -155,7 +157,7 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
 def _hand_over(
     gm: fx.GraphModule, inputs: list[Any], wanted: Options, mode: str | None, training: bool
 ) -> Callable[..., Any]:
-    """The rest is torch's; of a training graph AOTAutograd makes the backward graph from the rows of passes/adjoint.py."""
+    """The rest is torch's; AOTAutograd makes the backward of a training graph from the rows of passes/adjoint.py."""
     if wanted.then == "eager":
         return gm
     if wanted.then == "aot_eager":

@@ -5,10 +5,9 @@ At this level an op still means mathematics, y = product(x̂, Ŵ) + bias, and so
     dx̂ = input_adjoint(dy, W)        dŴ = weight_adjoint(dy, planes)        db = Σ dy
     (dx, dscale, dshift) = activation_adjoint(dx̂, windows)                  dW = straight-through(dŴ)
 
-`planes` and `windows` are bits that the forward pass left (abcfx/ops/saved_activation.py); the straight-through rules are
-those of abcfx/quant/ste.py. The same rows serve eager mode, torch.func, and the joint graph that AOTAutograd traces: the
-backward graph of a compiled model is made by running them on its fake tensors. `missing_adjoints` names the ops of a
-graph that have no row; `save_bits` marks what a compiled training step keeps.
+`planes` and `windows` are bits that the forward pass left (abcfx/ops/saved_activation.py); the straight-through rules
+are those of abcfx/quant/ste.py. The same rows serve eager mode, torch.func and compiled training: AOTAutograd makes the
+backward graph by running them on the fake tensors of the forward graph. passes/save_bits.py marks what is kept between.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc
+from abcfx.graph import with_bodies
 from abcfx.ops.autograd import differentiable, not_twice
 from abcfx.ops.product import recipe_of
 from abcfx.ops.saved_activation import in_memory_format, is_channels_last
@@ -160,6 +161,15 @@ ADJOINT: dict[str, tuple[Callable, Callable, tuple[int, ...], Callable]] = {
         quantize_weight_adjoint,
     ),
 }
+
+
+def require_adjoints(gm: GraphModule) -> None:
+    """NotImplementedError naming the node of a training graph whose abc op has no row."""
+    for part in with_bodies(gm):
+        for node in part.graph.find_nodes(op="call_function"):
+            if getattr(node.target, "namespace", None) == "abc" and node.target._opname not in ADJOINT:
+                raise NotImplementedError(f"{node.name}: {node.target} has no row in passes/adjoint.py")
+
 
 for _name, _row in ADJOINT.items():
     differentiable(_name, *_row)

@@ -11,11 +11,10 @@ nothing is computed twice.
 
 from __future__ import annotations
 
+import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 from torch.utils.checkpoint import CheckpointPolicy
-
-import torch
 
 RECOMPUTED = (torch.ops.abc.product.default,)
 KEPT = (torch.ops.abc.save_activation.default,)

@@ -29,7 +29,8 @@ def differentiable(
     forward(*arguments)              → (output, *bits): what the operator computes, and integer tensors to keep
     facts(*arguments)                → sizes, dtypes and other plain values that the adjoint needs
     keep                             positions of arguments that are kept too
-    adjoint(grad, facts, needs, *bits, *kept)  → a gradient, or None, for each argument; `needs` says which are asked for
+    adjoint(grad, facts, needs, *bits, *kept)
+                                     → a gradient, or None, for each argument; `needs` says which are asked for
     """
 
     def run(*arguments: Any) -> tuple[Tensor, ...]:
@@ -61,8 +62,9 @@ def not_twice(name: str) -> None:
 
     def backward(ctx: Any, *_: Any) -> tuple:
         raise RuntimeError(
-            f"the gradient of a quantized layer (abc::{name}) cannot be differentiated again: its straight-through rule "
-            "is not the derivative of anything. Take second derivatives of the float model, or leave create_graph=False"
+            f"the gradient of a quantized layer (abc::{name}) cannot be differentiated again: its straight-through "
+            "rule is not the derivative of anything. Take second derivatives of the float model, or leave "
+            "create_graph=False"
         )
 
     function = _function(f"Once_{name}", run, setup_context, backward)

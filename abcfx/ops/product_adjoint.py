@@ -76,7 +76,9 @@ def weight_adjoint(
     """dŴ in `dtype` (at least f32), contiguous."""
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
     if seed is not None and _refusal(weight_size, geometry) is None:
-        dw = _weight_grad_on_planes(grad.float(), planes, scale.float(), shift.float(), seed, weight_size, geometry, plan)
+        dw = _weight_grad_on_planes(
+            grad.float(), planes, scale.float(), shift.float(), seed, weight_size, geometry, plan
+        )
         return dw.to(dtype).contiguous()
     x = unpack_activation(planes, scale, shift, weight_size, input_size, channels_last, geometry, plan.levels).to(dtype)
     grad = _rounded(grad.to(dtype), plan, seed)

@@ -34,7 +34,7 @@ ABC.define(
 
 
 def layout_of(weight_size: Sequence[int], geometry: Geometry) -> str:
-    """"rows", "image" or "flat": the layout of the planes of a layer. Depends on nothing that may be symbolic."""
+    """ "rows", "image" or "flat": the layout of the planes of a layer. Depends on nothing that may be symbolic."""
     if geometry.linear:
         return "rows"
     plain = not geometry.transposed and len(weight_size) <= 4
