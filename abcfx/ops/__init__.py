@@ -6,7 +6,9 @@ from abcfx.ops import (  # noqa: F401  importing registers
     kernel_conv,
     kernel_linear,
     kernel_pack,
+    kernel_unpack,
     kernel_weights,
+    kernel_window,
     linear,
     weight,
 )
