@@ -83,8 +83,8 @@ def window_adjoint(
     windows   bool[S, numel]   of `activation_windows`
     →         dx f32[numel]; dscale and dshift f32[1] (coded) or f32[activation_bases]
 
-    All are those of `activation_adjoint` but for dscale of coded levels, which is unbiased over the dither; its variance
-    is rate²·Σ g²·(1/4 - r²) over the inside.
+    All are those of `activation_adjoint` but for dscale of coded levels, which is unbiased over the dither, with the
+    variance rate²·Σ g²·(1/4 - r²) over the inside.
     """
     require_levels(levels)
     if levels == "thermometer":
