@@ -166,7 +166,7 @@ ADJOINT: dict[str, tuple[Callable, Callable, tuple[int, ...], Callable]] = {
 def require_adjoints(gm: GraphModule) -> None:
     """NotImplementedError naming the node of a training graph whose abc op has no row."""
     for part in with_bodies(gm):
-        for node in part.graph.find_nodes(op="call_function"):
+        for node in part.graph.nodes:
             if getattr(node.target, "namespace", None) == "abc" and node.target._opname not in ADJOINT:
                 raise NotImplementedError(f"{node.name}: {node.target} has no row in passes/adjoint.py")
 

@@ -142,13 +142,14 @@ def test_rounded_gradients_repeat_with_the_seed(net: nn.Module, images: Tensor) 
 
 
 def test_rounded_gradients_are_unbiased(net: nn.Module, images: Tensor) -> None:
-    """The mean over R roundings comes as close as its own spread says: |mean - exact| <= 5 s/√R for the norm of all."""
+    """The mean over R roundings is as far from the exact gradient as its own spread s/√R says, up to four times:
+    few of its values are independent, since a batch of three images has rank three."""
     exact = gradients(quantized(net, images), images)
     model = quantized(net, images, grad_bases=4)
     runs = [gradients(model, images) for _ in range(30)]
     for name, want in exact.items():
         values = torch.stack([run[name] for run in runs]).double()
         spread = values.var(0).sum().div(len(runs)).sqrt()
-        assert (values.mean(0) - want).norm() <= 2 * spread + 1e-5 * want.norm(), name
+        assert (values.mean(0) - want).norm() <= 4 * spread + 1e-5 * want.norm(), name
         if "activation" not in name and "6." not in name:
             assert spread > 0, name
