@@ -3,8 +3,8 @@
     dx̂ = Σ_p conv_transposed(round(α_p·g), B_p)               one step for each sample
     dŴ[o] = conv_weight(round(g[o]), x̂)                       one step for each output channel
 
-with Ŵ = Σ_p α_p B_p and x̂ = Σ_q β_q A_q + c. Each is the exact adjoint of the float convolution on the rounded gradient,
-up to the order of f32 sums, made by the products of the forward pass (abc_k.conv2d, abc_k.linear): in dx̂ the
+with Ŵ = Σ_p α_p B_p and x̂ = Σ_q β_q A_q + c. Each is the exact adjoint of the float convolution on the rounded
+gradient, up to the order of f32 sums, made by the products of the forward pass (abc_k.conv2d, abc_k.linear): in dx̂ the
 α are folded into the gradient, whose codes are the activations of one ±1 convolution with M·O input channels; in dŴ
 the planes of x̂ are the weight bases of a linear layer whose depth are the output positions.
 
@@ -64,7 +64,7 @@ def code_levels(planes: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Phase(NamedTuple):
-    """Inputs first, first + stride, ... of one axis: a stride-1 correlation with taps first_tap, first_tap + stride, ...
+    """Inputs first, first + stride, ... of one axis: a stride-1 correlation with taps first_tap, first_tap + stride ...
 
     From y = i·s + k·d - p follows, with (a + p) = s·t0 + r and k = r + s·m,
 
