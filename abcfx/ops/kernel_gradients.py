@@ -27,7 +27,7 @@ def round_gradient(grad: Tensor, gain: Tensor, inverse: Tensor, seed: Tensor, pl
     t = last.unsqueeze(-2) * gain * inverse.view(-1, *[1] * (last.dim()))
     u = gradients.uniform(seed, t.numel()).view(t.shape)
     codes = gradients.round_stochastic(t, u, planes).flatten(-2).to(torch.bfloat16)
-    return codes.movedim(-1, 1)
+    return codes.contiguous().movedim(-1, 1)
 
 
 library.register_reference(ABC_K, "round_gradient", round_gradient)

@@ -4,6 +4,8 @@ STABLE_TORCH_LIBRARY_IMPL(abc_k, CPU, m) {
   m.impl("pack_weights", TORCH_BOX(&abcfx::pack_weights));
   m.impl("pack_rows", TORCH_BOX(&abcfx::pack_rows));
   m.impl("pack_image", TORCH_BOX(&abcfx::pack_image));
+  m.impl("round_gradient", TORCH_BOX(&abcfx::round_gradient));
+  m.impl("pack_positions", TORCH_BOX(&abcfx::pack_positions));
   m.impl("linear", TORCH_BOX(&abcfx::linear));
   m.impl("conv2d", TORCH_BOX(&abcfx::conv2d));
 }

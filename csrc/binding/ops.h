@@ -13,6 +13,12 @@ Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift,
                   int64_t groups, std::vector<int64_t> padding, const std::optional<Tensor>& gain,
                   const std::optional<Tensor>& offset);
 
+Tensor round_gradient(const Tensor& grad, const Tensor& gain, const Tensor& inverse, const Tensor& seed, int64_t planes);
+
+std::tuple<Tensor, Tensor> pack_positions(const Tensor& bits, int64_t channels, std::vector<int64_t> kernel,
+                                          std::vector<int64_t> stride, std::vector<int64_t> dilation,
+                                          std::vector<int64_t> out, int64_t lanes);
+
 Tensor linear(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha, const Tensor& tap_sums,
               const std::optional<Tensor>& bias, const Tensor& scale, const Tensor& shift, StringHandle levels,
               int64_t depth);
