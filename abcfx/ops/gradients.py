@@ -64,7 +64,6 @@ def code_levels(planes: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Phase(NamedTuple):
-    """Inputs first, first + stride, ... of one axis: a stride-1 correlation with taps first_tap, first_tap + stride...
     """Inputs first, first + stride, ... of one axis: a stride-1 correlation with taps first_tap, first_tap + stride ...
 
     From y = i·s + k·d - p follows, with (a + p) = s·t0 + r and k = r + s·m,
