@@ -18,7 +18,9 @@ int run_lines(const abcfx_pack_args& args) {
   const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(bytes / PACK_TASK_BYTES, 1, threads * TASKS_PER_THREAD);
   const bool by_pixels = lines == 1;
   const int64_t count = by_pixels ? args.width : lines;
-  const int64_t step = std::max<int64_t>(ceil_div(count, wanted), 1);
+  // kernels take 32 pixels at a time where pixels are contiguous and channels are not
+  const int64_t unit = by_pixels && args.stride_w == 1 && args.stride_c != 1 ? 32 : 1;
+  const int64_t step = std::max<int64_t>(ceil_div(ceil_div(count, wanted), unit) * unit, 1);
   const abcfx_pack_fn kernel = abcfx_pack_choose();
   return run_tasks(std::max<int64_t>(ceil_div(count, step), 1), [&](int64_t task) {
     abcfx_pack_args part = args;

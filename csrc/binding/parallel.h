@@ -93,7 +93,8 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   const int64_t blocks = product.groups * ceil_div(product.cols, lanes);
   if (rows == 0 || blocks == 0) return ABCFX_OK;
   const int64_t plane = product.kernel_h * product.kernel_w * ceil_div(args.channels, 8);
-  const int64_t block_bytes = abcfx_lut_vectors(product.weight_bases, product.cols, lanes) * plane * lanes;
+  const int64_t vectors = abcfx_lut_vectors(product.weight_bases, product.cols, lanes);
+  const int64_t block_bytes = vectors * plane * lanes;
   const int64_t work = rows * (blocks * block_bytes / 64 + plane);
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
@@ -102,7 +103,10 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   const int64_t units = ceil_div(rows, unit);
   const int64_t row_step = ceil_div(units, std::min(units, wanted)) * unit, row_tasks = ceil_div(rows, row_step);
   const int64_t by_threads = row_tasks >= threads ? 1 : ceil_div(wanted, row_tasks);
-  const int64_t by_cache = ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES);
+  // making a table takes about as long as looking it up for one vector of weights: at least sixteen share it, also where
+  // a block is so deep (weight gradients) that few would stay in the cache
+  const int64_t by_table = std::max<int64_t>(blocks * vectors / 16, 1);
+  const int64_t by_cache = std::min(ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES), by_table);
   const int64_t col_step = ceil_div(blocks, std::max(by_threads, by_cache)), col_tasks = ceil_div(blocks, col_step);
 
   const abcfx_lut_fn kernel = abcfx_lut_choose();

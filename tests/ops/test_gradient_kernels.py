@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import abcfx  # noqa: F401  registers the ops
+import abcfx
 from abcfx.ops import kernel_gradients, kernel_pack, kernel_positions, library
 from abcfx.ops.gradients import code_levels
 from abcfx.ops.kernel_weights import METHODS, lanes_of
