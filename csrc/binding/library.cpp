@@ -4,6 +4,10 @@ STABLE_TORCH_LIBRARY_IMPL(abc_k, CPU, m) {
   m.impl("pack_weights", TORCH_BOX(&abcfx::pack_weights));
   m.impl("pack_rows", TORCH_BOX(&abcfx::pack_rows));
   m.impl("pack_image", TORCH_BOX(&abcfx::pack_image));
+  m.impl("unpack_rows", TORCH_BOX(&abcfx::unpack_rows));
+  m.impl("unpack_image", TORCH_BOX(&abcfx::unpack_image));
+  m.impl("window_bits", TORCH_BOX(&abcfx::window_bits));
+  m.impl("window_adjoint", TORCH_BOX(&abcfx::window_adjoint));
   m.impl("linear", TORCH_BOX(&abcfx::linear));
   m.impl("conv2d", TORCH_BOX(&abcfx::conv2d));
 }
