@@ -1,4 +1,6 @@
 #pragma once
+#include <tuple>
+
 #include "check.h"
 
 // The CPU implementations of the abc_k ops. Their schemas, fakes and references are in abcfx/ops/kernel_*.py.
@@ -18,6 +20,16 @@ Tensor round_gradient(const Tensor& grad, const Tensor& gain, const Tensor& inve
 std::tuple<Tensor, Tensor> pack_positions(const Tensor& bits, int64_t channels, std::vector<int64_t> kernel,
                                           std::vector<int64_t> stride, std::vector<int64_t> dilation,
                                           std::vector<int64_t> out, int64_t lanes);
+Tensor unpack_rows(const Tensor& bits, const Tensor& scale, const Tensor& shift, StringHandle levels, int64_t depth);
+
+Tensor unpack_image(const Tensor& bits, const Tensor& scale, const Tensor& shift, StringHandle levels,
+                    int64_t channels, int64_t groups, std::vector<int64_t> padding);
+
+Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels);
+
+std::tuple<Tensor, Tensor, Tensor> window_adjoint(const Tensor& grad, const Tensor& windows, const Tensor& scale,
+                                                  int64_t planes, StringHandle levels,
+                                                  const std::optional<Tensor>& sample_scale);
 
 Tensor linear(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha, const Tensor& tap_sums,
               const std::optional<Tensor>& bias, const Tensor& scale, const Tensor& shift, StringHandle levels,
