@@ -55,7 +55,8 @@ def input_adjoint(
     w_hat, grad = dequantized(weight, recipe).to(dtype), _rounded(grad.to(dtype), plan, seed)
     if geometry.linear:
         return (grad.reshape(-1, grad.shape[-1]) @ w_hat).view(list(input_size))
-    like = in_memory_format(torch.empty(1, dtype=dtype, device=grad.device).expand(*input_size), False)
+    like = _empty(input_size, grad, channels_last)
+    grad, w_hat = (in_memory_format(t, channels_last) for t in (grad, w_hat))
     dx, _, _ = torch.ops.aten.convolution_backward(grad, like, w_hat, None, *geometry, [True, False, False])
     return in_memory_format(dx, channels_last)
 
@@ -84,9 +85,15 @@ def weight_adjoint(
     grad = _rounded(grad.to(dtype), plan, seed)
     if geometry.linear:
         return grad.reshape(-1, grad.shape[-1]).t() @ x.view(-1, x.shape[-1])
-    like = torch.empty(1, dtype=dtype, device=grad.device).expand(*weight_size)
+    like, grad = _empty(weight_size, grad, channels_last), in_memory_format(grad, channels_last)
     _, dw, _ = torch.ops.aten.convolution_backward(grad, x, like, None, *geometry, [False, True, False])
     return dw.contiguous()
+
+
+def _empty(size: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
+    """What convolution_backward asks the shape and memory format of the operand that it does not read."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(list(size), dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _refusal(weight_size: Sequence[int], geometry: Geometry) -> str | None:
