@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ def test_the_noise_is_that_of_real_roundings(net: nn.Module, images: Tensor) -> 
 def test_a_plane_more_is_about_six_decibels(output: str, net: nn.Module, images: Tensor) -> None:
     """Half the step is a quarter of the noise where t is spread over many codes."""
     found = [getattr(gradient_report(net, loss_of(images), k)[0], output) for k in (5, 6, 7, 8)]
-    assert all(4 < b - a < 8 for a, b in zip(found, found[1:], strict=False))
+    assert all(4 < b - a < 8 for a, b in pairwise(found))
 
 
 def test_one_plane_loses_most(net: nn.Module, images: Tensor) -> None:

@@ -8,7 +8,11 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
+from abcfx.bench.contest import Tick
+from abcfx.bench.memory import MemoryMeasurement, measure_memory
+from abcfx.bench.session import Job
 from abcfx.bench.shapes import conv_shapes
 from abcfx.bench.tables import speed
 from abcfx.bench.training import DTYPES, PRODUCTS, Bases, TrainingMeasurement, measure_products, measure_step
@@ -24,11 +28,15 @@ SHAPES = ((64, 64, 3, 32), (128, 128, 3, 28), (256, 256, 3, 14), (512, 512, 3, 7
 QUICK_SHAPES = ((128, 128, 3, 28),)
 
 
-def _add_shared(parser: argparse.ArgumentParser, seconds: float) -> None:
+def _add_bases(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bases", nargs="+", default=TRIPLES, metavar="M,N,K",
         help=f"weight, activation and gradient bases; K = 0: float gradients ({' '.join(TRIPLES)})",
     )  # fmt: skip
+
+
+def _add_shared(parser: argparse.ArgumentParser, seconds: float) -> None:
+    _add_bases(parser)
     parser.add_argument("--rivals", nargs="+", choices=tuple(DTYPES), default=["f32"], help="(f32)")
     add_common(parser, seconds)
 
@@ -39,10 +47,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_shared(parser, 20)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--input", metavar="SHAPE", default="16,3,224,224", help="(16,3,224,224)")
     parser.add_argument("--unsafe-load", action="store_true", help="read a pickled module, which runs the code in it")
-    _add_shared(parser, 20)
 
 
 def triples_of(arguments: argparse.Namespace) -> list[Bases]:
@@ -62,10 +74,8 @@ def run_training(arguments: argparse.Namespace) -> int:
     set_up(arguments)
     triples = triples_of(arguments)
     shapes = conv_shapes([arguments.batch], QUICK_SHAPES if arguments.quick else SHAPES)
-    jobs = [
-        (shape.name, lambda tick, shape=shape: measure_products(shape, triples, arguments.rivals, arguments.seconds, tick))
-        for shape in shapes
-    ]
+    race = triples, arguments.rivals, arguments.seconds
+    jobs = [(shape.name, lambda tick, shape=shape: measure_products(shape, *race, tick)) for shape in shapes]
     return run_report(arguments, jobs, training_table)
 
 
@@ -73,14 +83,23 @@ def run_step(arguments: argparse.Namespace) -> int:
     set_up(arguments)
     triples = triples_of(arguments)
     model, x = load_model(arguments.model, arguments.unsafe_load), example_input(arguments.input)
+    job = _of_model(
+        arguments, x, lambda tick: measure_step(
+            arguments.model, model, x, triples, arguments.rivals, arguments.seconds, tick)
+    )  # fmt: skip
+    return run_report(arguments, [(arguments.model, job)], training_table)
 
-    def job(tick):
+
+def _of_model(arguments: argparse.Namespace, x: Tensor, measure: Job) -> Job:
+    """What goes wrong in somebody's model is told in one sentence."""
+
+    def job(tick: Tick) -> object:
         try:
-            return measure_step(arguments.model, model, x, triples, arguments.rivals, arguments.seconds, tick)
+            return measure(tick)
         except (ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{arguments.model} on an input {list(x.shape)}: {one_line(error)}") from error
 
-    return run_report(arguments, [(arguments.model, job)], training_table)
+    return job
 
 
 def training_table(found: TrainingMeasurement) -> Group:
@@ -99,6 +118,32 @@ def training_table(found: TrainingMeasurement) -> Group:
     return Group(Text(found.title, "bold"), table, Text(""))
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_bases(parser)
+    add_common(parser, 1)
+
+
+def run_memory(arguments: argparse.Namespace) -> int:
+    set_up(arguments)
+    triples = triples_of(arguments)
+    model, x = load_model(arguments.model, arguments.unsafe_load), example_input(arguments.input)
+    job = _of_model(arguments, x, lambda tick: measure_memory(arguments.model, model, x, triples, tick))
+    return run_report(arguments, [(arguments.model, job)], memory_table)
+
+
+def memory_table(found: MemoryMeasurement) -> Group:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    for header in ("form", "saved", "of float", "peak", "of float"):
+        table.add_column(header, justify="left" if header == "form" else "right", no_wrap=True)
+    for step in found.steps:
+        rival = next(s for s in found.steps if s.bases is None and s.form.split()[-1] == step.form.split()[-1])
+        ratios = [rival.saved / max(step.saved, 1), rival.peak / max(step.peak, 1)]
+        shown = ["" if step.bases is None else f"1/{ratio:.1f}" for ratio in ratios]
+        table.add_row(step.form, f"{step.saved / 1e6:.1f} MB", shown[0], f"{step.peak / 1e6:.1f} MB", shown[1])
+    return Group(Text(found.title, "bold"), table, Text("saved: kept for the backward pass", "dim"), Text(""))
+
+
 PARTS = (
     Part(
         "training", "The three products of a convolution's training step against float: forward, both gradients.",
@@ -108,5 +153,10 @@ PARTS = (
         "step", "A whole compiled training step of a model: forward, backward, update.",
         "python -m abcfx bench step torchvision.models:resnet18 --input 8,3,224,224 --bases 2,2,4",
         add_step, run_step,
+    ),
+    Part(
+        "memory", "Memory of a training step: bytes kept for the backward pass, and the peak.",
+        "python -m abcfx bench memory torchvision.models:resnet18 --input 16,3,224,224 --bases 2,2,0",
+        add_memory, run_memory,
     ),
 )  # fmt: skip
