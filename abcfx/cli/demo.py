@@ -17,13 +17,13 @@ from abcfx.bench.race import Race, race
 from abcfx.cli import machine
 from abcfx.cli.demo_model import DemoNet, load_demo_model
 from abcfx.cli.demo_report import Point, Results
-from abcfx.cli.demo_steps import Steps
 from abcfx.cli.front import UsageError, positive, usage_errors
 from abcfx.cli.training import Recipe, accuracy, train
 from abcfx.data import Dataset, load
 from abcfx.ops import library
 from abcfx.packed import save_packed
 from abcfx.plan import MAX_BASES
+from abcfx.train.progress import Steps
 
 HELP = "Quantize a float model on real images: accuracy, size and speed before and after, a table and a picture."
 EXAMPLE = "python -m abcfx demo --M 3 --N 3 --out results"

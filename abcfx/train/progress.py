@@ -1,4 +1,4 @@
-"""The progress display of the demo: one line a step, with its bar, its time and what came out.
+"""A progress display: one line a step, with its bar, its time and what came out.
 
 It is drawn only when something happens, never by a thread of its own: on two cores such a thread doubled the latencies
 that were being measured beside it.
@@ -15,8 +15,6 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 DRAW_EVERY_S = 0.1
-
-
 NAME_WIDTH = 32  # of the longest step, so that the bars do not move when it begins
 
 

@@ -1,0 +1,56 @@
+"""Random crops and mirror images, a draw of its own for each image, on bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from abcfx.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is random in one epoch over n images: the order in which they come, and what is done to each.
+
+    order  i64[n]   a permutation        top, left  i64[n]  in 0 … 2·pad        mirror  bool[n]
+    """
+
+    order: Tensor
+    top: Tensor
+    left: Tensor
+    mirror: Tensor
+
+    @classmethod
+    def of_epoch(cls, images: int, recipe: Recipe, seed: int, epoch: int) -> Draws:
+        """The same for the same (seed, epoch): a run that goes on in the middle of an epoch needs no other state."""
+        generator = torch.Generator().manual_seed((seed << 20) + epoch)
+        order = torch.randperm(images, generator=generator)
+        top, left = torch.randint(2 * recipe.pad + 1, (2, images), generator=generator)
+        mirror = torch.rand(images, generator=generator) < 0.5
+        if recipe.augment != "crop":
+            top, left = torch.full_like(top, recipe.pad), torch.full_like(left, recipe.pad)
+        if recipe.augment == "none":
+            mirror = torch.zeros_like(mirror)
+        return cls(order, top, left, mirror)
+
+    def batch(self, places: slice) -> Draws:
+        """The part of the epoch at these places of its order."""
+        return Draws(self.order[places], self.top[places], self.left[places], self.mirror[places])
+
+
+def augment(images: Tensor, draws: Draws, pad: int) -> Tensor:
+    """y[b, c, i, j] = padded[b, c, i + top_b, j + left_b], then mirrored in j where mirror_b.
+
+    images  u8[b, c, h, w]    padded with `pad` zeros (black) on each side, as the official recipes do before they
+                              normalize
+    →       u8[b, c, h, w]
+    Source: He, Zhang, Ren, Sun 2016, section 4.2 (pad 4, crop 32x32, horizontal flip).
+    """
+    height, width = images.shape[-2:]
+    if pad:
+        windows = F.pad(images, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)
+        images = windows[torch.arange(len(images)), :, draws.top, draws.left]
+    return torch.where(draws.mirror.view(-1, 1, 1, 1), images.flip(-1), images)

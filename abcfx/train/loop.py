@@ -1,0 +1,158 @@
+"""The training loop: one step after another, from any position to any other, exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abcfx.data import Dataset
+from abcfx.layers import ABCLayer
+from abcfx.train.augment import Draws, augment
+from abcfx.train.distill import training_loss
+from abcfx.train.recipe import Recipe, make_optimizer
+
+SMALLEST_STEP = 1e-6  # of coded activation levels: 1/Δ is computed, and a negative Δ would turn the codes around
+
+
+class DivergedError(RuntimeError):
+    """The loss is not a number any more."""
+
+
+class Trainer:
+    """Trains `model` in place on `data`. Its whole state is the model, the optimizer and `step`.
+
+    What is random is a function of (seed, step): the order and the augmentation of the images come from
+    Draws.of_epoch(seed, epoch), and PyTorch's own generator is seeded anew before each step. So a training that goes on
+    from its state at any step gives the same parameters, bit for bit, as one that was never interrupted.
+
+    teacher   a float model whose outputs are followed; run in eval mode, never trained
+    forward   what to call instead of `model`, for instance its compiled form, which shares its parameters
+
+    Raises DivergedError, naming the step, when the loss becomes NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        teacher: nn.Module | None = None,
+        forward: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.model, self.data, self.recipe, self.seed = model, data, recipe, seed
+        self.teacher = None if teacher is None else teacher.eval()
+        self.forward = forward or model
+        self.optimizer = make_optimizer(model, recipe)
+        self.step = 0
+        self.loss_sum, self.right = 0.0, 0  # since the epoch began
+        self._draws: tuple[int, Draws] | None = None
+        self._steps_of_levels = [
+            m.activation_scale for m in model.modules() if isinstance(m, ABCLayer) and m.plan.levels == "coded"
+        ]
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.steps(len(self.data.train_y))
+
+    @property
+    def batches(self) -> int:
+        """Steps of an epoch."""
+        return self.recipe.batches(len(self.data.train_y))
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that were finished."""
+        return self.step // self.batches
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last step ended an epoch, or the training."""
+        return self.step > 0 and (self.step % self.batches == 0 or self.step == self.steps)
+
+    def run(self, after_step: Callable[[float], None] = lambda loss: None) -> None:
+        """Train to the end and leave the model in eval mode, also when interrupted; after_step(loss) after each step."""
+        try:
+            while self.step < self.steps:
+                self.model.train()
+                after_step(self.train_step())
+        finally:
+            self.model.eval()
+
+    def train_step(self) -> float:
+        """One step of the optimizer, at the rate of its place in the schedule. Returns the loss before it."""
+        if self.step % self.batches == 0:
+            self.loss_sum, self.right = 0.0, 0
+        torch.manual_seed((self.seed << 32) + self.step)
+        images, labels = self.next_batch()
+        loss, output = self.forward_backward(images, labels)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"the loss is {value} at step {self.step}: lower the learning rate ({self.recipe.learning_rate:g}) or "
+                f"lengthen the warm-up ({self.recipe.warmup:g} of the steps)"
+            )
+        rate = self.recipe.rate(self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.optimizer.step()
+        if self._steps_of_levels:
+            with torch.no_grad():
+                torch._foreach_clamp_min_(self._steps_of_levels, SMALLEST_STEP)
+        self.loss_sum += value * len(labels)
+        self.right += int((output.argmax(1) == labels).sum())
+        self.step += 1
+        return value
+
+    def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and outputs of one batch; the gradients are left in the parameters."""
+        followed = None
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
+            output = self.forward(images)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    followed = self.teacher(images).float()
+        loss = training_loss(output.float(), labels, followed, self.recipe)
+        self.optimizer.zero_grad()
+        loss.backward()
+        return loss, output.detach()
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """Augmented, normalized images and their labels for the step to come."""
+        epoch, batch = divmod(self.step, self.batches)
+        if self._draws is None or self._draws[0] != epoch:
+            self._draws = epoch, Draws.of_epoch(len(self.data.train_y), self.recipe, self.seed, epoch)
+        start = batch * self.recipe.batch
+        draws = self._draws[1].batch(slice(start, start + self.recipe.batch))
+        images = augment(self.data.train_x[draws.order], draws, self.recipe.pad if self.recipe.augment == "crop" else 0)
+        return self.data.prepare(images), self.data.train_y[draws.order]
+
+    def epoch_row(self) -> dict[str, Any]:
+        """What the epoch so far was like on the training images."""
+        images = ((self.step - 1) % self.batches + 1) * min(self.recipe.batch, len(self.data.train_y))
+        return {
+            "epoch": -(-self.step // self.batches),
+            "step": self.step,
+            "learning_rate": self.recipe.rate(max(0, self.step - 1), self.steps),
+            "train_loss": self.loss_sum / images,
+            "train_accuracy": 100 * self.right / images,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "right": self.right,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.loss_sum, self.right = state["step"], state["loss_sum"], state["right"]

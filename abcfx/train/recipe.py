@@ -1,0 +1,106 @@
+"""How to train: lengths, rates and losses, and the optimizer and learning rate that follow from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+OPTIMIZERS = ("sgd", "adamw")
+AUGMENTS = ("crop", "flip", "none")
+LEVELS = ("activation_scale", "activation_shift")  # the learned constants of a quantized layer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`epochs` over the training images; a fraction is allowed.
+
+    optimizer         "sgd" (Nesterov, `momentum`) or "adamw"
+    learning_rate     its highest value; it rises linearly over the first `warmup` of the steps, then follows a cosine to 0
+    level_rate        factor on the learning rate of activation levels
+    weight_decay      on the weights of convolutions and linear layers only: never on biases, batch norm or levels
+    label_smoothing   of the cross-entropy with the labels
+    distillation      weight of the teacher's part of the loss, where there is a teacher; the labels get the rest
+    temperature       of both softmaxes in that part
+    augment           "crop" (a random crop after padding by `pad`, and a mirror image of half of them), "flip" or "none"
+    autocast          bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
+
+    Raises ValueError with the field's name for a value out of range.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch: int = 128
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    level_rate: float = 1.0
+    label_smoothing: float = 0.0
+    distillation: float = 0.5
+    temperature: float = 3.0
+    augment: str = "crop"
+    pad: int = 4
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimizer", OPTIMIZERS), ("augment", AUGMENTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("warmup", "label_smoothing", "distillation", "momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
+        for name in ("learning_rate", "batch", "temperature"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        for name in ("epochs", "weight_decay", "level_rate", "pad"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+
+    def batches(self, images: int) -> int:
+        """Steps of one epoch: the incomplete last batch is left out, other images fall into it in each epoch."""
+        return max(1, images // self.batch)
+
+    def steps(self, images: int) -> int:
+        """Steps of the whole training; at least one, unless `epochs` is 0."""
+        return max(1, round(self.epochs * self.batches(images))) if self.epochs else 0
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate at `step` of `steps`: a function of the position alone, so that nothing has to be kept.
+
+        lr · (step + 1) / W  for the W = ⌊warmup·steps⌋ first steps,  then  lr · ½(1 + cos(π·(step - W) / (steps - W)))
+        """
+        rising = int(self.warmup * steps)
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """Three groups for an optimizer: weights that decay, what does not decay, and activation levels.
+
+    `factor` is what the learning rate of the group is multiplied by.
+    """
+    decayed, other, levels = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.rpartition(".")[-1] in LEVELS:
+            levels.append(parameter)
+        else:
+            (decayed if parameter.ndim > 1 else other).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": recipe.weight_decay, "factor": 1.0},
+        {"params": other, "weight_decay": 0.0, "factor": 1.0},
+        {"params": levels, "weight_decay": 0.0, "factor": recipe.level_rate},
+    ]
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = [group for group in parameter_groups(model, recipe) if group["params"]]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov)
