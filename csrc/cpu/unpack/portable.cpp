@@ -1,4 +1,4 @@
-// Any machine: a byte of bits becomes eight bytes by a table, planes become codes, codes become values by another table.
+// Any machine: a byte of bits becomes eight bytes by a table, planes become codes, codes become values by another.
 #include <string.h>
 
 #include "walk.h"

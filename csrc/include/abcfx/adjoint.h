@@ -21,8 +21,9 @@ extern "C" {
 /// windows       [2 or 2 planes][ceil(count / 8)], as abcfx/window.h writes them
 /// sample_scale  f32[ceil(count / sample)] or NULL
 /// sums          [ceil(count / ABCFX_ADJOINT_CHUNK)][2 (coded) or 2 planes], one row for each chunk
-/// Works on chunks [chunk_begin, chunk_end): callers own the threads. A sum of a chunk is made in one fixed order, the same
-/// in every variant: 32 products in f32 for each of 8 lanes, then f64 (at most 32 * 2^-24 of the sum of magnitudes lost).
+/// Works on chunks [chunk_begin, chunk_end): callers own the threads. A sum of a chunk is made in one fixed order, the
+/// same in every variant: 32 products in f32 for each of 8 lanes, then f64. At most 32 * 2^-24 of the sum of magnitudes
+/// is lost.
 struct abcfx_adjoint_args {
   const float* grad;
   const uint8_t* windows;

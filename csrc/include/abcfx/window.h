@@ -15,8 +15,8 @@ extern "C" {
 ///   thermometer  plane q            0 <= x + shift[q] <= 1
 ///                plane planes + q   NOT x >= 0.5 - shift[q]
 ///
-/// f32 in exactly this order, rint to even, a NaN compares false; u is the dither of csrc/cpu/window/dither.h. So the bits
-/// equal those of abcfx.quant.ste.activation_windows.
+/// f32 in exactly this order, rint to even, a NaN compares false; u is the dither of csrc/cpu/window/dither.h. So the
+/// bits equal those of abcfx.quant.ste.activation_windows.
 ///
 /// src   `dtype`[count]
 /// dst   [2 (coded) or 2 planes (thermometer)][ceil(count / 8)], bit b of byte i is element 8 i + b; tail bits are 0
