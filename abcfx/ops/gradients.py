@@ -127,7 +127,9 @@ def input_grad_on_planes(
         """f32 [n, count, count, C]"""
         strides = geometry[0]
         taps = slice(high.first_tap, None, strides[0]), slice(wide.first_tap, None, strides[1])
-        weight = signs[(..., *taps, slice(None))].flip(2, 3).permute(4, 2, 3, 0, 1).reshape(1, channels, -1, m * outputs)
+        weight = (
+            signs[(..., *taps, slice(None))].flip(2, 3).permute(4, 2, 3, 0, 1).reshape(1, channels, -1, m * outputs)
+        )
         tap_sums = sums[taps].flip(0, 1).reshape(-1, channels).t().contiguous()
         y = k.conv2d(
             bits, k.pack_weights(weight, 1, lanes_of(method)), alpha.new_ones((1, channels)),

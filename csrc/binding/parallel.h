@@ -140,9 +140,9 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   const int64_t units = ceil_div(rows, unit);
   const int64_t row_step = ceil_div(units, std::min(units, wanted)) * unit, row_tasks = ceil_div(rows, row_step);
   const int64_t by_threads = row_tasks >= threads ? 1 : ceil_div(wanted, row_tasks);
-  // making a table takes about as long as looking it up for one vector of weights: at least sixteen share it, also where
-  // a block is so deep (weight gradients) that few would stay in the cache
-  const int64_t by_table = std::max<int64_t>(blocks * vectors / 16, 1);
+  // making the tables of a pixel takes twice as long as looking them up for one vector and tap: at least forty share
+  // them, also where a block is so deep (weight gradients) that few would stay in the cache
+  const int64_t by_table = std::max<int64_t>(blocks * vectors * product.kernel_h * product.kernel_w / 40, 1);
   const int64_t by_cache = std::min(ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES), by_table);
   const int64_t col_step = ceil_div(blocks, std::max(by_threads, by_cache)), col_tasks = ceil_div(blocks, col_step);
 
