@@ -60,17 +60,18 @@ def test_every_number_of_channels(name: str) -> None:
             assert torch.equal(dst.tensor, wanted), (channels, levels, planes)
 
 
+@pytest.mark.parametrize("channels", [16, 70])
 @pytest.mark.parametrize("name", NAMES)
-def test_ranges_write_their_own_pixels(name: str) -> None:
-    """Lines 3 to 5 of 10, pixels 5 to 20 of 23."""
-    kernel, shape = variant("unpack", name), (2, 1, 70, 5, 23, (1, 2))
+def test_ranges_write_their_own_pixels(name: str, channels: int) -> None:
+    """Lines 3 to 5 of 10, pixels 5 to 21 of 23: an odd number of them."""
+    kernel, shape = variant("unpack", name), (2, 1, channels, 5, 23, (1, 2))
     packed, scale, shift, wanted = problem(shape, "coded", 2)
     dst = Guarded(*wanted.shape, dtype=torch.float32)
     args = args_of(packed, dst.tensor, scale, shift, shape, "coded")
-    args.line_begin, args.line_end, args.pixel_begin, args.pixel_end = 3, 6, 5, 21
+    args.line_begin, args.line_end, args.pixel_begin, args.pixel_end = 3, 6, 5, 22
     assert kernel(args) == OK
     inside = torch.zeros(wanted.shape, dtype=torch.bool)
-    inside.flatten(0, 1)[3:6, 5:21] = True
+    inside.flatten(0, 1)[3:6, 5:22] = True
     assert torch.equal(dst.tensor[inside], wanted[inside])
     assert dst.untouched()[~inside].all()
 

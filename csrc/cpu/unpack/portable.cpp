@@ -20,6 +20,9 @@ constexpr Spread spread;
 struct Portable {
   const Job& job;
 
+  static bool takes(int64_t) { return false; }
+  void pixels(const uint64_t*, int64_t, float*) const {}
+
   void word(const uint64_t* src, int64_t count, float* dst) const {
     const int64_t planes = job.args->planes;
     for (int64_t first = 0; first < count; first += 8) {

@@ -46,15 +46,21 @@ static inline Job job_of(const abcfx_unpack_args& args) {
 }
 
 /// Calls kernel.word(src, count, dst) for every word of every pixel: its plane 0, its channels (1 to 64), where the
-/// value of the first goes.
+/// value of the first goes. Where pixels are one word each, of channels that kernel.takes: kernel.pixels(src, pixels,
+/// dst) for those of a line.
 template <class Kernel>
 static void unpack_lines(const Job& job, const Kernel& kernel) {
   const abcfx_unpack_args& args = *job.args;
+  const bool together = args.groups == 1 && Kernel::takes(args.channels);
   const int64_t padded_h = args.top + args.height + args.bottom, channels = args.groups * args.channels;
   for (int64_t line = args.line_begin; line < args.line_end; ++line) {
     const int64_t padded = line / args.height * padded_h + args.top + line % args.height;
     const uint64_t* src = args.src + padded * args.planes * job.plane_step + args.left * job.pixel;
     float* dst = args.dst + line * args.width * channels;
+    if (together) {
+      kernel.pixels(src + args.pixel_begin, args.pixel_end - args.pixel_begin, dst + args.pixel_begin * channels);
+      continue;
+    }
     for (int64_t x = args.pixel_begin; x < args.pixel_end; ++x) {
       for (int64_t g = 0; g < args.groups; ++g) {
         const uint64_t* from = src + x * job.pixel + g * job.words;

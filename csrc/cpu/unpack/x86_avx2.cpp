@@ -40,13 +40,14 @@ struct Avx2 {
 
   explicit Avx2(const Job& job) : value(job), planes((int)job.args->planes), plane_step(job.plane_step) {}
 
-  /// Codes of 32 channels, `half` of a word.
-  __m256i codes(const uint64_t* src, int half) const {
+  /// Codes of 32 channels, of which bits(q) are those of plane q.
+  template <class Bits>
+  __m256i codes(const Bits& bits) const {
     const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     __m256i all = _mm256_setzero_si256();
     for (int q = 0; q < (PLANES ? PLANES : planes); ++q) {
-      const __m256i word = _mm256_set1_epi32((int)(src[q * plane_step] >> 32 * half));
+      const __m256i word = _mm256_set1_epi32((int)bits(q));
       const __m256i minus = _mm256_and_si256(_mm256_shuffle_epi8(word, byte), bit);
       const __m256i plus = _mm256_cmpeq_epi8(minus, _mm256_setzero_si256());
       all = _mm256_or_si256(all, _mm256_and_si256(plus, _mm256_set1_epi8((char)(1 << q))));
@@ -62,15 +63,33 @@ struct Avx2 {
     for (int64_t c = 0; c < count; ++c) dst[c] = copy[c];
   }
 
+  /// The first `count` of 32 values.
+  void store(__m256i codes, int64_t count, float* dst) const {
+    const __m128i low = _mm256_castsi256_si128(codes), high = _mm256_extracti128_si256(codes, 1);
+    store(low, count, dst);
+    if (count > 8) store(_mm_srli_si128(low, 8), count - 8, dst + 8);
+    if (count > 16) store(high, count - 16, dst + 16);
+    if (count > 24) store(_mm_srli_si128(high, 8), count - 24, dst + 24);
+  }
+
   void word(const uint64_t* src, int64_t count, float* dst) const {
-    for (int half = 0; 32 * half < count; ++half, dst += 32) {
-      const __m256i all = codes(src, half);
-      const __m128i low = _mm256_castsi256_si128(all), high = _mm256_extracti128_si256(all, 1);
-      const int64_t left = count - 32 * half;
-      store(low, left, dst);
-      if (left > 8) store(_mm_srli_si128(low, 8), left - 8, dst + 8);
-      if (left > 16) store(high, left - 16, dst + 16);
-      if (left > 24) store(_mm_srli_si128(high, 8), left - 24, dst + 24);
+    for (int half = 0; 32 * half < count; ++half) {
+      const auto bits = [&](int q) { return (uint32_t)(src[q * plane_step] >> 32 * half); };
+      store(codes(bits), count - 32 * half, dst + 32 * half);
+    }
+  }
+
+  static bool takes(int64_t channels) { return channels == 16; }
+
+  /// Two pixels of 16 channels are 32 values that lie side by side.
+  void pixels(const uint64_t* src, int64_t count, float* dst) const {
+    for (int64_t x = 0; x < count; x += 2, dst += 32) {
+      const int64_t second = x + 1 < count ? x + 1 : x;
+      const auto bits = [&](int q) {
+        const uint64_t* plane = src + q * plane_step;
+        return (uint32_t)plane[x] | (uint32_t)plane[second] << 16;
+      };
+      store(codes(bits), 16 * (count - x), dst);
     }
   }
 };
