@@ -6,6 +6,7 @@ from abcfx.ops import (  # noqa: F401  importing registers
     kernel_conv,
     kernel_linear,
     kernel_pack,
+    kernel_refit,
     kernel_weights,
     linear,
     weight,

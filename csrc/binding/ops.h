@@ -1,10 +1,16 @@
 #pragma once
+#include <tuple>
+
 #include "check.h"
 
 // The CPU implementations of the abc_k ops. Their schemas, fakes and references are in abcfx/ops/kernel_*.py.
 namespace abcfx {
 
 Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha, int64_t alternations);
+
+std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                  const std::optional<Tensor>& gain, const std::optional<Tensor>& offset);
