@@ -9,6 +9,7 @@ from abcfx.ops import (  # noqa: F401  importing registers
     kernel_pack,
     kernel_positions,
     kernel_unpack,
+    kernel_refit,
     kernel_weights,
     kernel_window,
     linear,

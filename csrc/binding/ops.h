@@ -8,6 +8,10 @@ namespace abcfx {
 
 Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes);
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha, int64_t alternations);
+
+std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
+
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                  const std::optional<Tensor>& gain, const std::optional<Tensor>& offset);
 
