@@ -20,7 +20,7 @@ from abcfx.ops.convolution import two_dims
 from abcfx.ops.product import recipe_of
 from abcfx.ops.saved_activation import image_of, in_memory_format, layout_of, unpack_activation
 from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, PLAN_ARGUMENTS, Geometry
-from abcfx.ops.weight_cache import dequantized, fitted
+from abcfx.ops.weight_cache import Fit, dequantized, fit_of
 from abcfx.plan import LayerPlan
 from abcfx.quant import gradients as quant
 
@@ -50,7 +50,7 @@ def input_adjoint(
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
     recipe = recipe_of(plan, geometry)
     if seed is not None and _refusal(weight.shape, geometry) is None:
-        dx = _input_grad_on_planes(grad.float(), fitted(weight, recipe), seed, input_size, weight.shape, geometry, plan)
+        dx = _input_grad_on_planes(grad.float(), fit_of(weight, recipe), seed, input_size, weight.shape, geometry, plan)
         return in_memory_format(dx.to(dtype), channels_last)
     w_hat, grad = dequantized(weight, recipe).to(dtype), _rounded(grad.to(dtype), plan, seed)
     if geometry.linear:
@@ -111,15 +111,14 @@ def _method() -> str:
 
 def _input_grad_on_planes(
     grad: Tensor,
-    fit: tuple[Tensor, Tensor, torch.Size],
+    fit: Fit,
     seed: Tensor,
     input_size: Sequence[int],
     weight_size: Sequence[int],
     geometry: Geometry,
     plan: LayerPlan,
 ) -> Tensor:
-    bases, alpha, shape = fit
-    bases, k = bases.view(plan.weight_bases, *shape), plan.grad_bases
+    bases, alpha, k = fit.bases, fit.scales, plan.grad_bases
     if geometry.linear:
         rows = grad.reshape(-1, grad.shape[-1])
         dx = gradients.linear_input_grad_on_planes(rows, bases, alpha, k, seed, _method())

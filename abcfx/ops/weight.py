@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from abcfx.ops.schema import ABC
-from abcfx.ops.weight_cache import WeightRecipe, dequantized, fitted
+from abcfx.ops.weight_cache import WeightRecipe, dequantized, fit_of
 
 ABC.define(
     "quantize_weight(Tensor weight, bool transposed, SymInt groups, int weight_bases, str basis, bool per_channel)"
@@ -40,8 +40,7 @@ def weight_scales(
     weight: Tensor, transposed: bool, groups: int, weight_bases: int, basis: str, per_channel: bool
 ) -> Tensor:
     """α f32[M, o]."""
-    _, scales, _ = fitted(weight, WeightRecipe(weight_bases, basis, per_channel, transposed, groups))
-    return scales.clone()
+    return fit_of(weight, WeightRecipe(weight_bases, basis, per_channel, transposed, groups)).scales.clone()
 
 
 @torch.library.register_fake("abc::weight_scales", lib=ABC)

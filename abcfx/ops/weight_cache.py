@@ -187,6 +187,13 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
         _adopted.setdefault(_owner(weight), {})[recipe.fit(), weight.shape] = (bases, scales)
 
 
+def fit_of(weight: Tensor, recipe: WeightRecipe) -> Fit:
+    """Bases and scales of the live weight, those of `packed` and `dequantized`; kept like them."""
+    training = warm_start.is_training(weight)
+    make = _fit_for_step if training else lambda weight, recipe, _: _fit(weight, recipe, False)
+    return _look_up(weight, "fit", recipe.fit(), make, training)
+
+
 def _fit(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
     if training:
         return _look_up(weight, "fit", recipe.fit(), _fit_for_step, training)
