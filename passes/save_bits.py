@@ -7,6 +7,9 @@ Holds because planes and windows are kept for the gradients in any case, and y i
 between the forward and the backward graph, reads the marks and decides about all other ops itself, so that a batch norm
 that normalizes y and the activation behind it are computed again too. Where y is not needed (no batch norm, no mask)
 nothing is computed twice.
+
+A float convolution of an input of the graph (the first layer, which stays float by default) is treated alike: its input
+is in memory anyway, it is cheap, and its output is the largest of the whole model.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ KEPT = (torch.ops.abc.save_activation.default,)
 
 
 class SaveBits(CustomGraphPass):
-    """Marks the forward ops of a joint graph for the partitioner: products PREFER_RECOMPUTE, bits MUST_SAVE."""
+    """Marks the forward ops of a joint graph for the partitioner: products and a first convolution PREFER_RECOMPUTE, bits
+    MUST_SAVE.
+    """
 
     def __call__(self, graph: Graph) -> None:
         for node in graph.nodes:
-            if node.target in RECOMPUTED:
+            if node.target in RECOMPUTED or _is_first(node):
                 _mark(node, CheckpointPolicy.PREFER_RECOMPUTE)
             elif node.target in KEPT:
                 for bits in (node, *node.users):
@@ -33,6 +38,10 @@ class SaveBits(CustomGraphPass):
 
     def uuid(self) -> bytes:
         return get_hash_for_files((__file__,))
+
+
+def _is_first(node: Node) -> bool:
+    return node.target is torch.ops.aten.convolution.default and node.args[0].op == "placeholder"
 
 
 def _mark(node: Node, policy: CheckpointPolicy) -> None:
