@@ -16,6 +16,7 @@ from abcfx.config import Config  # noqa: E402
 from abcfx.layers import NotCalibratedError  # noqa: E402
 from abcfx.ops.weight_cache import invalidate  # noqa: E402
 from abcfx.packed import load_packed, save_packed  # noqa: E402
+from abcfx.passes import adjoint  # noqa: E402, F401  importing makes the abc ops differentiable
 from abcfx.plan import LayerPlan, Plan  # noqa: E402
 from abcfx.summary import summary  # noqa: E402
 

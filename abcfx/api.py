@@ -15,7 +15,7 @@ from abcfx.layers import QUANTIZED
 from abcfx.layers.functional_module import build_functional
 from abcfx.passes.functional import TracedFunctional, trace_functional
 from abcfx.passes.plan_layers import plan_layers
-from abcfx.plan import LayerSite, Plan
+from abcfx.plan import PRODUCTS, LayerSite, Plan
 from abcfx.sites import float_class, functional_owners, module_sites
 
 FilterFn = Callable[[nn.Module, str], bool]
@@ -35,6 +35,9 @@ def quantize_model(
     first_last_float: bool = True,
     filter_fn: FilterFn | None = None,
     config: Config | None = None,
+    grad_bases: int = 0,
+    binary: Iterable[str] = PRODUCTS,
+    ste: str = "identity",
 ) -> nn.Module:
     """A quantized copy of `model`: W ≈ Σ_p α_p B_p with M bases, A ≈ Σ_q β_q A_q with N; the original is untouched.
 
@@ -43,6 +46,9 @@ def quantize_model(
 
     filter_fn(module, name) → bool: quantize only where it is true, on top of the other rules.
     config: a Config instead of the single arguments.
+    grad_bases: K > 0 rounds gradients to K bit planes, stochastically and without bias, and runs the backward products
+        on bits; `binary` says which of "output", "grad_input", "grad_weight" are to run on bits, and `ste` which
+        straight-through rule the weights follow, "identity" or "abc" (docs/adjoints.md).
 
     Raises ValueError for M or N outside 1..8, for rules that match nothing, for NaN or infinite weights (naming the
     layer) and for a model without any layer that can be quantized; TypeError for something that is not an nn.Module.
@@ -60,7 +66,10 @@ def quantize_model(
             include,
             exclude,
             overrides or {},
-            first_last_float,  # type: ignore[arg-type]
+            first_last_float,
+            grad_bases,
+            binary,
+            ste,  # type: ignore[arg-type]
         )
     with torch.inference_mode(False):  # a copy made of inference tensors could neither be trained nor watched for edits
         return _quantize(copy.deepcopy(model), config, filter_fn)

@@ -24,6 +24,7 @@ from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
 from abcfx.passes.lower import WeightInput
 from abcfx.passes.plan_layers import plan_layers
+from abcfx.passes.save_bits import SaveBits
 from abcfx.pipeline import Pipeline, open_graph
 
 
@@ -50,12 +51,15 @@ def abc(
             "abcfx.quantize_model, or pass options={'M': 2, 'N': 2}",
             stacklevel=2,
         )
-    if not _needs_gradients(example_inputs):
+    training = _needs_gradients(example_inputs)
+    if training:
+        pipeline.adjoint()
+    else:
         with tuning(wanted.autotune):
             _lower(pipeline, runner)
     # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
     new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
-    runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted.then, mode)
+    runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted, mode, training)
     return runner
 
 
@@ -150,9 +154,15 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
         runner.weights.append((source, made))
 
 
-def _hand_over(gm: fx.GraphModule, inputs: list[Any], then: str, mode: str | None) -> Callable[..., Any]:
-    if then == "eager":
+def _hand_over(
+    gm: fx.GraphModule, inputs: list[Any], wanted: Options, mode: str | None, training: bool
+) -> Callable[..., Any]:
+    """The rest is torch's; AOTAutograd makes the backward of a training graph from the rows of passes/adjoint.py."""
+    if wanted.then == "eager":
         return gm
-    if then == "aot_eager":
+    if wanted.then == "aot_eager":
         return aot_eager(gm, inputs)
-    return compile_fx(gm, inputs, config_patches=list_mode_options(mode) if mode else None)
+    patches: dict[str, Any] = dict(list_mode_options(mode)) if mode else {}
+    if training and wanted.recompute:
+        patches["joint_custom_pre_pass"] = SaveBits()
+    return compile_fx(gm, inputs, config_patches=patches or None)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from abcfx.plan import LayerPlan
+from abcfx.plan import PRODUCTS, LayerPlan
 
 _PLAN_KEYS = {
     "M": "weight_bases",
@@ -16,6 +16,9 @@ _PLAN_KEYS = {
     "basis": "basis",
     "levels": "levels",
     "per_channel": "per_channel",
+    "grad_bases": "grad_bases",
+    "binary": "binary",
+    "ste": "ste",
 }
 
 
@@ -27,7 +30,8 @@ class Config:
     basis, levels    see docs/levels.md                per_channel   α per output channel, else one per layer
     include          globs over fully qualified layer names; only these are quantized (empty: all)
     exclude          globs of layers that stay float
-    overrides        glob → {"M": ..., "N": ..., "basis": ..., "levels": ..., "per_channel": ...}; later rules win
+    grad_bases, binary, ste   how it trains (LayerPlan, docs/adjoints.md)
+    overrides        glob → {"M": ..., "N": ..., "basis": ..., "grad_bases": ... (any of the above)}; later rules win
     first_last_float the first and the last layer stay float unless `include` or `overrides` names them
 
     A glob that matches no layer is an error. Raises ValueError with the field's name for a bad value.
@@ -42,6 +46,9 @@ class Config:
     exclude: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     first_last_float: bool = True
+    grad_bases: int = 0
+    binary: tuple[str, ...] = PRODUCTS
+    ste: str = "identity"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", _globs("include", self.include))
@@ -52,7 +59,9 @@ class Config:
             _override(default, glob, rule)
 
     def default_plan(self) -> LayerPlan:
-        return LayerPlan(self.M, self.N, self.basis, self.levels, self.per_channel)
+        return LayerPlan(
+            self.M, self.N, self.basis, self.levels, self.per_channel, self.grad_bases, self.binary, self.ste
+        )
 
     def plan_for(self, name: str) -> LayerPlan:
         """The plan of the layer `name`: the defaults, then every override whose glob matches, in order."""

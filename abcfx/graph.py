@@ -93,7 +93,7 @@ class AbcConvView(NamedTuple):
     plan: tuple
 
 
-PLAN_LENGTH, GEOMETRY_LENGTH = 5, 6
+FIRST_PLAN = 11  # of abc.convolution: five tensors and the six arguments of its geometry stand before its plan
 
 
 def view(node: Node) -> LinearView | ConvView | AbcLinearView | AbcConvView | None:
@@ -109,7 +109,7 @@ def view(node: Node) -> LinearView | ConvView | AbcLinearView | AbcConvView | No
         case "abc.linear.default":
             return AbcLinearView(*args[:5], tuple(args[5:]))
         case "abc.convolution.default":
-            return AbcConvView(*args[:5], tuple(args[5:-PLAN_LENGTH]), tuple(args[-PLAN_LENGTH:]))
+            return AbcConvView(*args[:5], tuple(args[5:FIRST_PLAN]), tuple(args[FIRST_PLAN:]))
     return None
 
 

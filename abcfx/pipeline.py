@@ -2,8 +2,8 @@
 
     capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ──► inductor
 
-`open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC, whose ops
-are differentiable; an inference graph goes on to KERNEL.
+`open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC: AOTAutograd
+makes its backward graph of the rows of passes/adjoint.py. An inference graph goes on to KERNEL.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from abcfx.graph import clone, text, with_bodies
 from abcfx.passes import spec
 from abcfx.passes._constants import mark_constants
 from abcfx.passes._rule import Report, apply_rules
+from abcfx.passes.adjoint import require_adjoints
 from abcfx.passes.canonicalize import CANONICALIZE, name_overloads
 from abcfx.passes.lower import Lowered, lower
 from abcfx.passes.match_layers import GraphSite, match_layers
@@ -53,6 +54,11 @@ class Pipeline:
         """Planned layers become abc ops; returns the new graph inputs, the last ones, two per layer."""
         added, _report = self._stage("rewrite", lambda: rewrite_abc(self.gm, sites, plan, levels), spec.ABC)
         return added
+
+    def adjoint(self) -> None:
+        """Training only: every abc op has a row of adjoints, from which AOTAutograd makes the backward graph."""
+        if not self._stopped():
+            self._stage("adjoint", lambda: require_adjoints(self.gm), spec.ABC)
 
     def lower(self) -> Lowered:
         """Inference only: abc ops become kernels, or dense ops with a reason; its `inputs` are the new graph inputs."""

@@ -10,13 +10,19 @@ from typing import Any
 MAX_BASES = 8
 BASES = ("alternating", "greedy", "abc")
 LEVELS = ("coded", "thermometer")
+PRODUCTS = ("output", "grad_input", "grad_weight")
+RULES = ("identity", "abc")
 
 
 @dataclass(frozen=True)
 class LayerPlan:
     """How one layer is quantized: W ≈ Σ_p α_p B_p with `weight_bases` terms, A ≈ Σ_q β_q A_q with `activation_bases`.
 
-    Raises ValueError if a count is not an integer from 1 to 8 or a kind is unknown.
+    grad_bases   planes of the stochastically rounded output gradient in the backward products; 0 keeps it in float
+    binary       which of the three products of a training step run on bits (those of gradients only if grad_bases > 0)
+    ste          straight-through rule of the weights (docs/levels.md): "identity", or "abc" as in the paper
+
+    Raises ValueError if a count is not an integer in its range or a kind is unknown.
     """
 
     weight_bases: int = 2
@@ -24,20 +30,39 @@ class LayerPlan:
     basis: str = "alternating"
     levels: str = "coded"
     per_channel: bool = True
+    grad_bases: int = 0
+    binary: tuple[str, ...] = PRODUCTS
+    ste: str = "identity"
 
     def __post_init__(self) -> None:
-        for name, public in (("weight_bases", "M"), ("activation_bases", "N")):
+        for name, public, least in (("weight_bases", "M", 1), ("activation_bases", "N", 1), ("grad_bases", "K", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_BASES:
-                raise ValueError(f"{public} ({name}) must be an integer from 1 to {MAX_BASES}, got {value!r}")
-        if self.basis not in BASES:
-            raise ValueError(f"basis must be one of {', '.join(BASES)}, got {self.basis!r}")
-        if self.levels not in LEVELS:
-            raise ValueError(f"levels must be one of {', '.join(LEVELS)}, got {self.levels!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_BASES:
+                raise ValueError(f"{public} ({name}) must be an integer from {least} to {MAX_BASES}, got {value!r}")
+        for name, known in (("basis", BASES), ("levels", LEVELS), ("ste", RULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        wanted = (self.binary,) if isinstance(self.binary, str) else tuple(self.binary)
+        if unknown := set(wanted) - set(PRODUCTS):
+            raise ValueError(f"binary takes products among {', '.join(PRODUCTS)}, got {sorted(unknown)}")
+        object.__setattr__(self, "binary", tuple(product for product in PRODUCTS if product in wanted))
 
-    def op_arguments(self) -> tuple[int, int, str, str, bool]:
-        """The trailing arguments of every `abc::` layer op, in schema order."""
-        return self.weight_bases, self.activation_bases, self.basis, self.levels, self.per_channel
+    def op_arguments(self) -> tuple:
+        """The trailing arguments of every `abc::` layer op, in schema order, without those that have their defaults."""
+        required = self.weight_bases, self.activation_bases, self.basis, self.levels, self.per_channel
+        optional = self.grad_bases, *(product in self.binary for product in PRODUCTS), self.ste
+        return required if optional == DEFAULTS else (*required, *optional)
+
+    @classmethod
+    def of_arguments(cls, *arguments: Any) -> LayerPlan:
+        """Inverse of `op_arguments`; trailing arguments may be left out."""
+        required, optional = arguments[:5], arguments[5:]
+        grad_bases, *switches, ste = (*optional, *DEFAULTS[len(optional) :])
+        binary = tuple(product for product, on in zip(PRODUCTS, switches, strict=True) if on)
+        return cls(*required, grad_bases, binary, ste)
+
+
+DEFAULTS = (0, True, True, True, "identity")  # of what op_arguments may leave out
 
 
 @dataclass(frozen=True)

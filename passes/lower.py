@@ -105,7 +105,7 @@ class PackedLinear(Rule):
         layer, form = view(node), node.meta[FORM]
         if form.reason is not None:
             decline(form.reason)
-        return layer, form, LayerPlan(*layer.plan)
+        return layer, form, LayerPlan.of_arguments(*layer.plan)
 
     def rewrite(self, b: Builder, layer: AbcLinearView, form: Form, plan: LayerPlan) -> Node:
         depth, outputs = form.weight_shape[1], form.weight_shape[0]
@@ -149,7 +149,7 @@ class PackedConvolution(Rule):
         layer, form = view(node), node.meta[FORM]
         if form.reason is not None:
             decline(form.reason)
-        return layer, form, LayerPlan(*layer.plan)
+        return layer, form, LayerPlan.of_arguments(*layer.plan)
 
     def rewrite(self, b: Builder, layer: AbcConvView, form: Form, plan: LayerPlan) -> Node:
         stride, padding, dilation, _transposed, _output_padding, groups = layer.geometry
@@ -208,7 +208,7 @@ class DenseLayer(Rule):
         layer, form = view(node), node.meta[FORM]
         if form.reason is None:
             decline("has a kernel")
-        return layer, form, LayerPlan(*layer.plan)
+        return layer, form, LayerPlan.of_arguments(*layer.plan)
 
     def rewrite(self, b: Builder, layer: AbcLinearView | AbcConvView, form: Form, plan: LayerPlan) -> Node:
         dtype = compute_dtype(dtype_of(layer.input))
@@ -277,7 +277,7 @@ def decide_forms(gm: GraphModule) -> Lowered:
 def _decide(
     gm: GraphModule, node: Node, layer: AbcLinearView | AbcConvView, inputs: list[WeightInput], shared: dict
 ) -> Form:
-    plan = LayerPlan(*layer.plan)
+    plan = LayerPlan.of_arguments(*layer.plan)
     *_, transposed, _, groups = layer.geometry if isinstance(layer, AbcConvView) else (False, None, 1)
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
     shape, found = shape_of(layer.weight), constant_view(layer.weight)

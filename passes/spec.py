@@ -48,7 +48,7 @@ def _convolution(node: Node) -> str | None:
 def _abc(node: Node) -> str | None:
     layer = view(node)
     assert isinstance(layer, (AbcLinearView, AbcConvView))
-    plan = LayerPlan(*layer.plan)
+    plan = LayerPlan.of_arguments(*layer.plan)
     wanted = (plan.activation_bases if plan.levels == "thermometer" else 1,)
     for role, levels in (("scale", layer.scale), ("shift", layer.shift)):
         shape = shape_of(levels)

@@ -1,14 +1,12 @@
-"""abc::quantize_activation:  x̂ = Σ_q β_q A_q(x) + c, with a straight-through adjoint (abcfx/quant/ste.py)."""
+"""abc::quantize_activation:  x̂ = Σ_q β_q A_q(x) + c; abc::activation_adjoint: its straight-through adjoint on bits."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from abcfx.ops.schema import ABC
-from abcfx.quant import activations, ste
+from abcfx.quant import activations
 
 ABC.define(
     "quantize_activation(Tensor input, Tensor scale, Tensor shift, int activation_bases, str levels) -> Tensor",
@@ -26,21 +24,22 @@ def _fake(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, le
     return torch.empty_like(input)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    input, scale, shift, ctx.activation_bases, ctx.levels = inputs
-    ctx.save_for_backward(input, scale, shift)
+ABC.define(
+    "activation_adjoint(Tensor grad, Tensor windows, Tensor scale, int activation_bases, str levels) "
+    "-> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 
 
-def activation_adjoint(grad: Tensor, input: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str) -> tuple:
-    """Gradients of (input, scale, shift) from the gradient of x̂, each in the dtype of its tensor."""
-    dx, dscale, dshift = ste.activation_adjoint(
-        grad.float(), input.float(), scale.float(), shift.float(), planes, levels
-    )
-    return dx.to(input.dtype), dscale.to(scale.dtype), dshift.to(shift.dtype)
+@torch.library.impl(ABC, "activation_adjoint", "CompositeExplicitAutograd")
+def activation_adjoint(
+    grad: Tensor, windows: Tensor, scale: Tensor, activation_bases: int, levels: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, dscale, dshift) in f32 from the gradient of x̂, which lies in memory as x did when its windows were saved."""
+    return torch.ops.abc_k.window_adjoint(grad.float(), windows, scale.float(), activation_bases, levels)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    return (*activation_adjoint(grad, *ctx.saved_tensors, ctx.activation_bases, ctx.levels), None, None)
-
-
-torch.library.register_autograd("abc::quantize_activation", _backward, setup_context=_setup_context, lib=ABC)
+@torch.library.register_fake("abc::activation_adjoint", lib=ABC)
+def _(grad: Tensor, windows: Tensor, scale: Tensor, activation_bases: int, levels: str) -> tuple:
+    levels_ = scale.new_empty(scale.shape, dtype=torch.float32)
+    return torch.empty_like(grad, dtype=torch.float32), levels_, torch.empty_like(levels_)

@@ -8,24 +8,23 @@ Equals aten.convolution on the dequantized operands; zero padding contributes ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from abcfx.ops.activation import activation_adjoint
 from abcfx.ops.choose import choose
-from abcfx.ops.schema import ABC, PLAN_ARGUMENTS
+from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, PLAN_ARGUMENTS
 from abcfx.ops.weight_cache import PackedWeight, WeightRecipe, dequantized, packed
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
-from abcfx.quant import activations, ste
+from abcfx.quant import activations
 
 ABC.define(
-    "convolution(Tensor input, Tensor weight, Tensor? bias, Tensor scale, Tensor shift, SymInt[] stride, "
-    "SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, "
-    f"{PLAN_ARGUMENTS}) -> Tensor",
+    "convolution(Tensor input, Tensor weight, Tensor? bias, Tensor scale, Tensor shift, "
+    f"{GEOMETRY_ARGUMENTS}, {PLAN_ARGUMENTS}) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 aten_convolution = torch.ops.aten.convolution.default
@@ -35,13 +34,13 @@ aten_convolution = torch.ops.aten.convolution.default
 def convolution(
     input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *arguments: Any
 ) -> Tensor:
-    geometry, plan = arguments[:6], LayerPlan(*arguments[6:])
+    geometry, plan = arguments[:6], LayerPlan.of_arguments(*arguments[6:])
     transposed, groups = geometry[3], geometry[5]
     check_convolution(input, weight, transposed, groups)
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
     last = suggest_memory_format(input) == torch.channels_last
     workload = Workload.convolution(weight.shape, input.dtype, input.shape, geometry, channels_last=last)
-    form = choose(workload, plan, input.device).form
+    form = choose(workload, plan, input.device).form if "output" in plan.binary else "dense"
     if form == "dense":
         return dense(input, weight, bias, scale, shift, geometry, plan, recipe)
     return on_planes(input, weight, packed(weight, recipe._replace(method=form)), bias, scale, shift, geometry, plan)
@@ -76,8 +75,13 @@ def on_planes(
     plan: LayerPlan,
 ) -> Tensor:
     """The layer on the kernels: pack the input, then one product."""
-    out = _conv2d(_with_two_dims(input), weight, kernel, bias, scale, shift, geometry, plan)
-    return in_layout_of((out.squeeze(2) if weight.dim() == 3 else out).to(input.dtype), input)
+    image = input.unsqueeze(2) if input.dim() == 3 else input
+    padding, groups = two_dims(geometry[1], 0), geometry[5]
+    planes = torch.ops.abc_k.pack_image(
+        image, scale.float(), shift.float(), plan.activation_bases, plan.levels, groups, padding
+    )
+    out = convolve_planes(planes, weight, kernel, bias, scale, shift, geometry, plan)
+    return in_layout_of(out.to(input.dtype), input)
 
 
 def in_layout_of(out: Tensor, input: Tensor) -> Tensor:
@@ -85,44 +89,39 @@ def in_layout_of(out: Tensor, input: Tensor) -> Tensor:
     return out.contiguous(memory_format=suggest_memory_format(input))
 
 
-def _with_two_dims(tensor: Tensor) -> Tensor:
+def two_dims(values: Sequence[int], fill: int) -> list[int]:
     """A 1-d convolution is a 2-d one over an image of one line."""
-    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
-
-
-def two_dims(values: list[int], fill: int) -> list[int]:
     return [fill, *values] if len(values) == 1 else list(values)
 
 
-def _conv2d(
-    input: Tensor,
+def convolve_planes(
+    planes: Tensor,
     weight: Tensor,
     kernel: PackedWeight,
     bias: Tensor | None,
     scale: Tensor,
     shift: Tensor,
-    geometry: tuple,
+    geometry: Sequence,
     plan: LayerPlan,
 ) -> Tensor:
+    """A padded bit image → f32[n, o, *space], channels last in memory."""
     stride, padding, dilation, _transposed, _output_padding, groups = geometry
-    padding = two_dims(padding, 0)
-    scale, shift = scale.float(), shift.float()
-    bits = torch.ops.abc_k.pack_image(input, scale, shift, plan.activation_bases, plan.levels, groups, padding)
     out = torch.ops.abc_k.conv2d(
-        bits,
+        planes,
         *kernel,
         None if bias is None else bias.float(),
-        scale,
-        shift,
+        scale.float(),
+        shift.float(),
         plan.levels,
-        input.shape[1] // groups,
+        weight.shape[1],
         two_dims(weight.shape[2:], 1),
         two_dims(stride, 1),
-        padding,
+        two_dims(padding, 0),
         two_dims(dilation, 1),
         groups,
     )
-    return out.permute(0, 3, 1, 2)
+    out = out.permute(0, 3, 1, 2)
+    return out.squeeze(2) if weight.dim() == 3 else out
 
 
 def check_convolution(input: Tensor, weight: Tensor, transposed: bool, groups: int) -> None:
@@ -147,40 +146,3 @@ def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shi
     check_convolution(input, weight, geometry[3], geometry[5])
     shape = aten_convolution(input, weight.to(input.dtype), None, *geometry).shape
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=suggest_memory_format(input))
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    input, weight, bias, scale, shift, *arguments = inputs
-    ctx.geometry, ctx.plan = tuple(arguments[:6]), LayerPlan(*arguments[6:])
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(input, weight, scale, shift)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    """(dx̂, dŴ, db) of the float convolution on the dequantized operands; then the rules of abcfx/quant/ste.py."""
-    input, weight, scale, shift = ctx.saved_tensors
-    plan, groups, transposed = ctx.plan, ctx.geometry[5], ctx.geometry[3]
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    need_x, need_w, need_b, need_scale, need_shift = ctx.needs_input_grad[:5]
-    need_activation = need_x or need_scale or need_shift
-    x_hat = torch.ops.abc.quantize_activation(input.to(dtype), scale, shift, plan.activation_bases, plan.levels)
-    w_hat = torch.ops.abc.quantize_weight(
-        weight, transposed, groups, plan.weight_bases, plan.basis, plan.per_channel
-    ).to(dtype)
-    bias_sizes = [grad.shape[1]] if ctx.bias_dtype is not None else None
-    dx_hat, dw_hat, db = torch.ops.aten.convolution_backward(
-        grad.to(dtype), x_hat, w_hat, bias_sizes, *ctx.geometry, [need_activation, need_w, need_b]
-    )
-    dx = dscale = dshift = dw = None
-    if need_activation:
-        dx, dscale, dshift = activation_adjoint(
-            dx_hat, input.to(dtype), scale, shift, plan.activation_bases, plan.levels
-        )
-        dx = dx.to(input.dtype)
-    if need_w:
-        dw = ste.weight_adjoint(dw_hat.to(weight.dtype), weight, plan.basis)
-    db = db.to(ctx.bias_dtype) if need_b and ctx.bias_dtype is not None else None
-    return dx, dw, db, dscale, dshift, *([None] * 11)
-
-
-torch.library.register_autograd("abc::convolution", _backward, setup_context=_setup_context, lib=ABC)

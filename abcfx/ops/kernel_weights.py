@@ -65,10 +65,11 @@ def pack_weights(bases: Tensor, groups: int, lanes: int = bits.LANES) -> Tensor:
         packed = bits.pack(bases).view(m, groups, cols, -1)
         packed = pad(packed, (0, 0, 0, blocks * lanes - cols)).view(m, groups, blocks, lanes, -1)
         return packed.permute(1, 2, 0, 4, 3).contiguous()
-    width = cols if folded(cols, lanes) else blocks * lanes
+    wide = cols if folded(cols, lanes) else lanes
+    width = blocks * wide
     negative = pad((bases < 0).view(m, groups, cols, taps, channels), (0, -channels % 8, 0, 0, 0, width - cols))
     places = 1 << torch.arange(8, device=bases.device)
-    packed = (negative.view(m, groups, blocks, -1, taps, shape[4], 8) * places).sum(-1).to(torch.uint8)
+    packed = (negative.view(m, groups, blocks, wide, taps, shape[4], 8) * places).sum(-1).to(torch.uint8)
     out = bases.new_zeros((groups, blocks, taps, shape[4], shape[2] * lanes), dtype=torch.uint8)
     out[..., byte_of(m, cols, lanes, bases.device)] = packed.permute(1, 2, 4, 5, 0, 3)
     return out.unflatten(-1, (shape[2], lanes)).permute(0, 1, 4, 2, 3, 5).contiguous()

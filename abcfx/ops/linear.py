@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abcfx.ops.activation import activation_adjoint
 from abcfx.ops.choose import choose
 from abcfx.ops.schema import ABC, PLAN_ARGUMENTS
 from abcfx.ops.weight_cache import PackedWeight, WeightRecipe, dequantized, packed
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
-from abcfx.quant import activations, ste
+from abcfx.quant import activations
 
 ABC.define(
     f"linear(Tensor input, Tensor weight, Tensor? bias, Tensor scale, Tensor shift, {PLAN_ARGUMENTS}) -> Tensor",
@@ -33,10 +32,10 @@ def linear(
     input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *plan_arguments: Any
 ) -> Tensor:
     check_linear(input, weight)
-    plan = LayerPlan(*plan_arguments)
+    plan = LayerPlan.of_arguments(*plan_arguments)
     recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel)
     workload = Workload.linear(weight.shape, input.dtype, input.shape)
-    form = choose(workload, plan, input.device).form
+    form = choose(workload, plan, input.device).form if "output" in plan.binary else "dense"
     if form == "dense":
         return dense(input, weight, bias, scale, shift, plan, recipe)
     return on_planes(input, weight, packed(weight, recipe._replace(method=form)), bias, scale, shift, plan)
@@ -55,16 +54,22 @@ def on_planes(
     bits = torch.ops.abc_k.pack_rows(
         input.reshape(-1, input.shape[-1]), scale.float(), shift.float(), plan.activation_bases, plan.levels
     )
-    out = torch.ops.abc_k.linear(
-        bits,
-        *kernel,
-        None if bias is None else bias.float(),
-        scale.float(),
-        shift.float(),
-        plan.levels,
-        input.shape[-1],
-    )
+    out = multiply_planes(bits, kernel, bias, scale, shift, plan, input.shape[-1])
     return out.view(*input.shape[:-1], weight.shape[0]).to(input.dtype)
+
+
+def multiply_planes(
+    planes: Tensor,
+    kernel: PackedWeight,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    plan: LayerPlan,
+    depth: int,
+) -> Tensor:
+    """planes i64[N, rows, words] → f32[rows, o]."""
+    bias = None if bias is None else bias.float()
+    return torch.ops.abc_k.linear(planes, *kernel, bias, scale.float(), shift.float(), plan.levels, depth)
 
 
 def dense(
@@ -99,35 +104,3 @@ def check_linear(input: Tensor, weight: Tensor) -> None:
 def _fake(input: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *_: Any) -> Tensor:
     check_linear(input, weight)
     return input.new_empty(*input.shape[:-1], weight.shape[0])
-
-
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    input, weight, bias, scale, shift, *plan_arguments = inputs
-    ctx.plan = LayerPlan(*plan_arguments)
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(input, weight, scale, shift)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    """dx̂ = dy·Ŵ, dŴ = dyᵀ·x̂, db = Σ_rows dy; then the straight-through rules of abcfx/quant/ste.py."""
-    input, weight, scale, shift = ctx.saved_tensors
-    plan: LayerPlan = ctx.plan
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    rows, grad_rows = input.reshape(-1, input.shape[-1]).to(dtype), grad.reshape(-1, grad.shape[-1]).to(dtype)
-    dx = dscale = dshift = dw = db = None
-    need_x, need_w, need_b, need_scale, need_shift = ctx.needs_input_grad[:5]
-    if need_x or need_scale or need_shift:
-        quantized = torch.ops.abc.quantize_weight(weight, False, 1, plan.weight_bases, plan.basis, plan.per_channel)
-        dx, dscale, dshift = activation_adjoint(
-            grad_rows @ quantized.to(dtype), rows, scale, shift, plan.activation_bases, plan.levels
-        )
-        dx = dx.view_as(input).to(input.dtype)
-    if need_w:
-        quantized = torch.ops.abc.quantize_activation(rows, scale, shift, plan.activation_bases, plan.levels)
-        dw = ste.weight_adjoint((grad_rows.t() @ quantized).to(weight.dtype), weight, plan.basis)
-    if need_b and ctx.bias_dtype is not None:
-        db = grad_rows.sum(0).to(ctx.bias_dtype)
-    return dx, dw, db, dscale, dshift, None, None, None, None, None
-
-
-torch.library.register_autograd("abc::linear", _backward, setup_context=_setup_context, lib=ABC)

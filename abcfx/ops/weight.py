@@ -1,15 +1,12 @@
-"""abc::quantize_weight:  Ŵ = Σ_p α_p B_p of a live weight, with the identity straight-through adjoint."""
+"""abc::quantize_weight:  Ŵ = Σ_p α_p B_p of a live weight; abc::weight_scales: its α."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from abcfx.ops.schema import ABC
-from abcfx.ops.weight_cache import WeightRecipe, dequantized
-from abcfx.quant import ste
+from abcfx.ops.weight_cache import WeightRecipe, dequantized, fit_of
 
 ABC.define(
     "quantize_weight(Tensor weight, bool transposed, SymInt groups, int weight_bases, str basis, bool per_channel)"
@@ -31,14 +28,22 @@ def _fake(weight: Tensor, transposed: bool, groups: int, weight_bases: int, basi
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    weight, *_, ctx.basis, _per_channel = inputs
-    ctx.save_for_backward(weight)
+ABC.define(
+    "weight_scales(Tensor weight, bool transposed, SymInt groups, int weight_bases, str basis, bool per_channel)"
+    " -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    (weight,) = ctx.saved_tensors
-    return ste.weight_adjoint(grad, weight, ctx.basis), None, None, None, None, None
+@torch.library.impl(ABC, "weight_scales", "CompositeExplicitAutograd")
+def weight_scales(
+    weight: Tensor, transposed: bool, groups: int, weight_bases: int, basis: str, per_channel: bool
+) -> Tensor:
+    """α f32[M, o]."""
+    return fit_of(weight, WeightRecipe(weight_bases, basis, per_channel, transposed, groups)).scales.clone()
 
 
-torch.library.register_autograd("abc::quantize_weight", _backward, setup_context=_setup_context, lib=ABC)
+@torch.library.register_fake("abc::weight_scales", lib=ABC)
+def _(weight: Tensor, transposed: bool, groups: int, weight_bases: int, basis: str, per_channel: bool) -> Tensor:
+    outputs = weight.shape[1] * groups if transposed else weight.shape[0]
+    return weight.new_empty((weight_bases, outputs), dtype=torch.float32)

@@ -6,20 +6,24 @@ kept with the live tensor and its version. Three things a version counter does n
 * fused optimizers write without bumping it: a hook after every optimizer step forgets the parameters it owns;
 * inference tensors have none: their values are compared with a copy;
 * `p.data.mul_(2)` hides behind a detached tensor: call `invalidate(module_or_tensor)` after such an edit.
+
+A look-up that gradients flow through keeps its fitted bases too, and fits "alternating" ones from the scales of the
+last step (warm_start.py); it shares nothing with other look-ups unless its fit was from scratch, as theirs always are.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
+from abcfx.ops import warm_start
 from abcfx.ops.kernel_weights import METHODS, lanes_of, weight_signs
 from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
 
@@ -47,6 +51,14 @@ class PackedWeight(NamedTuple):
     bits: Tensor
     alpha: Tensor
     tap_sums: Tensor
+
+
+class Fit(NamedTuple):
+    """bases  int8[M, O, taps, channels]   scales  f32[M, O]   cold  whether it follows from the weight alone"""
+
+    bases: Tensor
+    scales: Tensor
+    cold: bool = True
 
 
 class _Kept(NamedTuple):
@@ -80,12 +92,12 @@ _adopted: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {(recipe, sha
 
 def packed(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
     """Bit planes, scales and tap sums of `weight`: of the live values, never of earlier ones."""
-    return _look_up(weight, ("packed", recipe), lambda: _pack(weight, recipe))
+    return _look_up(weight, "packed", recipe, _pack, warm_start.is_training(weight))
 
 
 def dequantized(weight: Tensor, recipe: WeightRecipe) -> Tensor:
     """Ŵ = Σ_p α_p B_p in the layout and dtype of `weight`."""
-    return _look_up(weight, ("dequantized", recipe), lambda: _dequantize(weight, recipe))
+    return _look_up(weight, "dequantized", recipe.fit(), _dequantize, warm_start.is_training(weight))[0]
 
 
 def invalidate(target: nn.Module | Tensor) -> None:
@@ -94,6 +106,9 @@ def invalidate(target: nn.Module | Tensor) -> None:
     Only needed after edits that PyTorch itself does not see, such as `p.data.mul_(2)`.
     """
     tensors = [target] if isinstance(target, Tensor) else [*target.parameters(), *target.buffers()]
+    with _lock:
+        for tensor in tensors:
+            warm_start.forget(_owner(tensor))
     _forget(tensors)
 
 
@@ -105,20 +120,25 @@ def _forget(tensors: Iterable[Tensor]) -> None:
         _generation += 1
 
 
-def _look_up(weight: Tensor, key: tuple, make: Any) -> Any:
-    owner, key = _owner(weight), (*key, *_layout(weight))
+def _look_up(
+    weight: Tensor, form: str, recipe: WeightRecipe, make: Callable[[Tensor, WeightRecipe, bool], Any], training: bool
+) -> Any:
+    owner, key = _owner(weight), (form, recipe, training, *_layout(weight))
     with _lock:
-        entries = _kept.get(owner)
-        if entries is not None and key in entries and _is_current(owner, entries[key].version):
-            return entries[key].value
-        version = owner.detach().clone() if owner.is_inference() else owner._version
-        # Made outside inference mode, so that what is kept can also serve a training step later.
-        with torch.inference_mode(False), torch.no_grad():
-            value = make()
-        if entries is None:
-            entries = _kept[owner] = {}
-        entries[key] = _Kept(version, value)
+        value = _find(owner, key)
+        if value is None:
+            version = owner.detach().clone() if owner.is_inference() else owner._version
+            # Made outside inference mode, so that what is kept can also serve a training step later.
+            with torch.inference_mode(False), torch.no_grad():
+                value = make(weight, recipe, training)
+            _kept.setdefault(owner, {})[key] = _Kept(version, value)
         return value
+
+
+def _find(owner: Tensor, key: tuple) -> Any:
+    """What is kept of the live values, else None."""
+    kept = _kept.get(owner, {}).get(key)
+    return kept.value if kept is not None and _is_current(owner, kept.version) else None
 
 
 def _owner(weight: Tensor) -> Tensor:
@@ -167,32 +187,90 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
         _adopted.setdefault(_owner(weight), {})[recipe.fit(), weight.shape] = (bases, scales)
 
 
-def _pack(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
+def fit_of(weight: Tensor, recipe: WeightRecipe) -> Fit:
+    """Bases and scales of the live weight, those of `packed` and `dequantized`; kept like them."""
+    training = warm_start.is_training(weight)
+    make = _fit_for_step if training else lambda weight, recipe, _: _fit(weight, recipe, False)
+    return _look_up(weight, "fit", recipe.fit(), make, training)
+
+
+def _fit(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
+    if training:
+        return _look_up(weight, "fit", recipe.fit(), _fit_for_step, training)
+    shared = _find(_owner(weight), ("fit", recipe.fit(), True, *_layout(weight)))
+    return shared if shared is not None and shared.cold else _fit_cold(weight, recipe)
+
+
+def _fit_cold(weight: Tensor, recipe: WeightRecipe) -> Fit:
     bases, scales, shape = fitted(weight, recipe)
-    tap_sums = dequantize_bases(bases, scales).view(shape).sum(-1)
-    bits = torch.ops.abc_k.pack_weights(bases.view(-1, *shape), recipe.groups, lanes_of(recipe.method))
-    return PackedWeight(bits, scales, tap_sums)
+    return Fit(bases.view(-1, *shape), scales)
 
 
-def _dequantize(weight: Tensor, recipe: WeightRecipe) -> Tensor:
-    owner = _owner(weight)
-    entries = _kept.get(owner, {})
-    keys = (("packed", recipe.fit()._replace(method=method), *_layout(weight)) for method in METHODS)
-    kept = next((entries[key] for key in keys if key in entries), None)
-    if kept is not None and _is_current(owner, kept.version):  # a training step packs first: one fit serves both
-        shape = flatten_weight(weight.detach(), recipe.transposed, recipe.groups).shape
-        outputs, taps, channels = shape
-        bits, m = kept.value.bits, recipe.weight_bases
-        signs = weight_signs(bits, m, outputs // recipe.groups, taps, channels)
-        bases, scales = signs.reshape(-1, outputs, taps * channels), kept.value.alpha
+def _fit_for_step(weight: Tensor, recipe: WeightRecipe, _: bool) -> Fit:
+    """From the scales of the last step where there are any, else from scratch."""
+    if recipe.basis != "alternating":
+        return _fit_cold(weight, recipe)
+    owner, offset, shape, stride = _owner(weight), weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
+    key = (recipe.weight_bases, recipe.per_channel, recipe.transposed, recipe.groups, offset, shape, stride)
+    flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
+    rows = flat if recipe.per_channel else flat.reshape(1, 1, -1)
+    start = warm_start.start_of(owner, key)
+    if start is None or not flat.numel():
+        fit = _fit_cold(weight, recipe)
+        scales = fit.scales[:, : rows.shape[0]].contiguous()
+        after = warm_start.Start(scales, warm_start.limit_of(rows, fit.bases.view(-1, *rows.shape), scales))
     else:
-        bases, scales, shape = fitted(weight, recipe)
-    flat = dequantize_bases(bases, scales).view(shape)
-    return unflatten_weight(flat, weight.shape, recipe.transposed, recipe.groups).to(weight.dtype).contiguous()
+        bases, after = warm_start.refit_rows(rows, start)
+        scales = after.alpha if recipe.per_channel else after.alpha.repeat(1, flat.shape[0])
+        fit = Fit(bases.view(-1, *flat.shape), scales, cold=False)
+    warm_start.fitted_from(owner, key, start, after)
+    return fit
 
 
-def _forget_stepped_parameters(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    _forget(parameter for group in optimizer.param_groups for parameter in group["params"])
+def _pack(weight: Tensor, recipe: WeightRecipe, training: bool) -> PackedWeight:
+    fit = _fit(weight, recipe, training)
+    if training:  # the backward pass wants the dequantized weight
+        tap_sums = _look_up(weight, "dequantized", recipe.fit(), _dequantize, training)[1]
+    else:
+        tap_sums = torch.ops.abc_k.dequantize_weights(fit.bases, fit.scales)[1]
+    bits = torch.ops.abc_k.pack_weights(fit.bases, recipe.groups, lanes_of(recipe.method))
+    return PackedWeight(bits, fit.scales, tap_sums)
 
 
-register_optimizer_step_post_hook(_forget_stepped_parameters)
+def _dequantize(weight: Tensor, recipe: WeightRecipe, training: bool) -> tuple[Tensor, Tensor]:
+    """(Ŵ in the layout and dtype of `weight`, tap sums)"""
+    fit = None if training else _unpack(weight, recipe)
+    fit = fit or _fit(weight, recipe, training)
+    rows, tap_sums = torch.ops.abc_k.dequantize_weights(fit.bases, fit.scales)
+    value = unflatten_weight(rows.transpose(1, 2), weight.shape, recipe.transposed, recipe.groups)
+    return value.to(weight.dtype).contiguous(), tap_sums
+
+
+def _unpack(weight: Tensor, recipe: WeightRecipe) -> Fit | None:
+    """The fit that a packed form of the live weight was made of."""
+    owner = _owner(weight)
+    keys = (("packed", recipe._replace(method=method), False, *_layout(weight)) for method in METHODS)
+    kept = next((value for key in keys if (value := _find(owner, key)) is not None), None)
+    if kept is None:
+        return None
+    outputs, taps, channels = flatten_weight(weight.detach(), recipe.transposed, recipe.groups).shape
+    signs = weight_signs(kept.bits, recipe.weight_bases, outputs // recipe.groups, taps, channels)
+    return Fit(signs.reshape(-1, outputs, taps, channels).to(torch.int8), kept.alpha)
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    warm_start.before_step(map(_owner, _parameters_of(optimizer)))
+
+
+def _after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    owners = [_owner(parameter) for parameter in _parameters_of(optimizer)]
+    _forget(owners)
+    warm_start.after_step(owners)
+
+
+register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)

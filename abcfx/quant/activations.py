@@ -60,6 +60,19 @@ def quantize(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, lev
     return total.to(x.dtype)
 
 
+def dequantize(signs: Tensor, scale: Tensor, shift: Tensor, levels: str) -> Tensor:
+    """x̂ of planes, ±1 [activation_bases, ...] → f32[...]: `dequantize(planes(x))` is `quantize(x)` bit for bit."""
+    require_levels(levels)
+    if levels == "coded":
+        powers = 2.0 ** torch.arange(len(signs), dtype=torch.float32, device=signs.device)
+        k = torch.tensordot(powers, (signs > 0).to(torch.float32), 1)  # exact: an integer below 256
+        return k * scale[0] + shift[0]
+    total = scale[0] * signs[0].to(torch.float32)
+    for q in range(1, len(signs)):
+        total = total + scale[q] * signs[q]
+    return total
+
+
 def fit(samples: Tensor, activation_bases: int, levels: str) -> tuple[Tensor, Tensor]:
     """Scale and shift that make ‖x - x̂‖² over the samples small; the same samples always give the same answer.
 

@@ -37,3 +37,18 @@ def unpack(packed: Tensor, depth: int, dtype: torch.dtype = torch.float32) -> Te
     shifts = torch.arange(WORD_BITS, device=packed.device)
     bits = (packed.unsqueeze(-1) >> shifts) & 1
     return (1 - 2 * bits).flatten(-2)[..., :depth].to(dtype)
+
+
+def pack_bytes(flags: Tensor) -> Tensor:
+    """Flags that are no plane, eight to a byte: bool[..., k] → uint8[..., ⌈k/8⌉], bit b of byte i is flag 8·i + b."""
+    count = flags.shape[-1]
+    whole = torch.zeros(*flags.shape[:-1], -(-count // 8) * 8, dtype=torch.int64, device=flags.device)
+    whole[..., :count] = flags
+    shifts = torch.arange(8, device=flags.device)
+    return (whole.view(*flags.shape[:-1], whole.shape[-1] // 8, 8) << shifts).sum(-1).to(torch.uint8)
+
+
+def unpack_bytes(packed: Tensor, count: int) -> Tensor:
+    """Inverse of `pack_bytes`: uint8[..., ⌈k/8⌉] → bool[..., k]."""
+    shifts = torch.arange(8, device=packed.device)
+    return ((packed.to(torch.int64).unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :count].bool()

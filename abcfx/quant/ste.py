@@ -1,14 +1,18 @@
 """Straight-through adjoints: what is passed back through quantizers whose derivative is zero almost everywhere.
 
 Each adjoint is the derivative of the forward equation with one factor replaced; the replacement stands beside it.
+What the adjoint of activations must remember of its input fits in bits: `activation_windows`, `window_adjoint`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from abcfx.quant.activations import require_levels
+from abcfx.quant.weights import flatten_weight, unflatten_weight
 
 
 def activation_adjoint(
@@ -40,38 +44,126 @@ def activation_adjoint(
     return dx.to(x.dtype), dscale, dshift
 
 
-def weight_adjoint(grad_w_hat: Tensor, w: Tensor, basis: str) -> Tensor:
-    """Gradient of w from the gradient of ŵ = Σ_p α_p(w) B_p(w).   STE: ∂ŵ/∂w = 1, for every basis
+def weight_adjoint(grad_w_hat: Tensor, scales: Tensor, transposed: bool = False, groups: int = 1) -> Tensor:
+    """Gradient of w from the gradient of ŵ = Σ_p α_p(w) B_p(w) by the rule of ABC-Net.
 
-    The fit follows w, so that ŵ moves with w on average. ABC-Net (2017, eq. 5) puts the straight-through step at
-    ∂B_p/∂w = 1 with α fixed instead, which is this gradient times Σ_p α_p² per channel.
+    identity  dw = dŵ                STE: ∂ŵ/∂w = 1. The fit follows w, so that ŵ moves with w on average
+    abc       dw = Σ_p α_p²·dŵ       STE: ∂B_p/∂w = 1 with α fixed: Σ_p α_p·∂c/∂B_p and ∂c/∂B_p = α_p·dŵ.
+                                     Source: ABC-Net (Lin, Zhao, Pan 2017), eq. 5
+
+    The first needs no function; this is the second.
+
+    grad_w_hat   in the layout of the layer's weight      scales   f32[p, o] = α
     """
-    del basis
-    return grad_w_hat.to(w.dtype)
+    flat = flatten_weight(grad_w_hat, transposed, groups)
+    scaled = flat * scales.square().sum(0).view(-1, 1, 1).to(flat.dtype)
+    return unflatten_weight(scaled, grad_w_hat.shape, transposed, groups)
+
+
+def activation_windows(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
+    """All that `window_adjoint` needs of x, as bool[S, numel].
+
+    x   [numel]; the place of an element decides on its dither
+
+    coded        S = 2, with t = (x - o)·(1/Δ) in f32:   inside = 0 <= t <= K
+                 bit: inside, r + 0.5 > u(i) with r = ⌊t⌉ - t and the dither u(i), which makes E[bit - 0.5] = r;
+                      outside, t > K
+    thermometer  S = 2·N:   windows 0 <= x + v_q <= 1 of every plane, then minus, which is A_q = -1
+
+    A NaN lies below every level and outside of every window.
+    """
+    require_levels(levels)
+    x = x.to(torch.float32)
+    if levels == "thermometer":
+        planes = list(_thermometer_planes(x, shift, activation_bases))
+        return torch.stack([window for window, _ in planes] + [~plus for _, plus in planes])
+    t, inside, above = _coded_position(x, scale, shift, activation_bases)
+    return torch.stack([inside, torch.where(inside, t.round() - t + 0.5 > dither(x), above)])
+
+
+def window_adjoint(
+    grad: Tensor, windows: Tensor, scale: Tensor, activation_bases: int, levels: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`activation_adjoint` without x: the residual ⌊t⌉ - t is replaced by bit - 0.5, of the same mean.
+
+    grad      f32[numel]       gradient of x̂
+    windows   bool[S, numel]   of `activation_windows`
+    →         dx f32[numel]; dscale and dshift f32[1] (coded) or f32[activation_bases]
+
+    All are those of `activation_adjoint` but for dscale of coded levels, which is unbiased over the dither, with the
+    variance rate²·Σ g²·(1/4 - r²) over the inside.
+    """
+    require_levels(levels)
+    if levels == "thermometer":
+        window, minus = windows.split(activation_bases)
+        return _thermometer_gradients(grad, zip(window, ~minus, strict=True), scale)
+    inside, bit = windows
+    top = 2**activation_bases - 1
+    slope = torch.where(inside, bit.to(torch.float32) - 0.5, bit.to(torch.float32) * top)
+    dx, dscale, dshift = _coded_gradients(grad, inside, slope, top)
+    return dx, dscale.reshape(1), dshift.reshape(1)
+
+
+def dither(like: Tensor) -> Tensor:
+    """u(i) f32[numel] in [0, 1) for i = 0 … numel - 1: 24 bits of a fixed hash of the low 32 bits of i.
+
+    Two rounds of multiply and xor-shift with the constants of the "lowbias32" search (Wellons 2018). The same on every
+    machine: csrc/cpu/window/dither.h is the other home of it.
+    """
+    h = torch.arange(like.numel(), device=like.device) & 0xFFFFFFFF
+    h = h ^ h >> 16
+    h = h * 0x7FEB352D & 0xFFFFFFFF
+    h = h ^ h >> 15
+    h = h * 0x846CA68B & 0xFFFFFFFF
+    h = h ^ h >> 16
+    return (h >> 8).to(torch.float32) * 2.0**-24
+
+
+def _coded_position(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> tuple[Tensor, Tensor, Tensor]:
+    """t, 0 <= t <= K, t > K."""
+    top = 2**activation_bases - 1
+    t = (x - shift[0]) * scale[0].reciprocal()
+    return t, (t >= 0) & (t <= top), t > top
 
 
 def _coded_adjoint(
     grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     top = 2**activation_bases - 1
-    t = (x - shift[0]) * scale[0].reciprocal()
-    above, inside = t > top, (t >= 0) & (t <= top)
-    # counted by a sum: a power of a symbolic size is a number that compilers cannot trace
-    count = x.new_ones(()).expand(x.shape).sum().clamp_min(1)
-    rate = (count * top).rsqrt()
+    t, inside, above = _coded_position(x, scale, shift, activation_bases)
     slope = torch.where(inside, t.round() - t, above.to(torch.float32) * top)
-    dscale, dshift = (grad * slope).sum() * rate, (grad * ~inside).sum() * rate
-    return grad * inside, dscale.reshape(scale.shape), dshift.reshape(shift.shape)
+    dx, dscale, dshift = _coded_gradients(grad, inside, slope, top)
+    return dx, dscale.reshape(scale.shape), dshift.reshape(shift.shape)
+
+
+def _coded_gradients(grad: Tensor, inside: Tensor, slope: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients from ∂x̂/∂x = inside, ∂x̂/∂Δ = slope, ∂x̂/∂o = not inside."""
+    # counted by a sum: a power of a symbolic size is a number that compilers cannot trace
+    count = grad.new_ones(()).expand(grad.shape).sum().clamp_min(1)
+    rate = (count * top).rsqrt()
+    return grad * inside, (grad * slope).sum() * rate, (grad * ~inside).sum() * rate
+
+
+def _thermometer_planes(x: Tensor, shift: Tensor, activation_bases: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """(0 <= x + v_q <= 1, A_q = +1) of every plane."""
+    for q in range(activation_bases):
+        moved = x + shift[q]
+        yield (moved >= 0) & (moved <= 1), x >= 0.5 - shift[q]
 
 
 def _thermometer_adjoint(
     grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx, dscale, dshift = torch.zeros_like(x), [], []
-    for q in range(activation_bases):
-        moved = x + shift[q]
-        window = grad * ((moved >= 0) & (moved <= 1))
+    return _thermometer_gradients(grad, _thermometer_planes(x, shift, activation_bases), scale)
+
+
+def _thermometer_gradients(
+    grad: Tensor, planes: Iterable[tuple[Tensor, Tensor]], scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dscale, dshift = torch.zeros_like(grad), [], []
+    for q, (inside, plus) in enumerate(planes):
+        window = grad * inside
         dx = dx + scale[q] * window
         dshift.append(scale[q] * window.sum())
-        dscale.append((grad * torch.where(x >= 0.5 - shift[q], 1.0, -1.0)).sum())
+        dscale.append((grad * torch.where(plus, 1.0, -1.0)).sum())
     return dx, torch.stack(dscale), torch.stack(dshift)

@@ -5,8 +5,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 // Every argument is checked here, in sentences with numbers: the kernels trust what they are given.
@@ -61,6 +63,26 @@ inline void expect_pair(const char* op, const char* name, const std::vector<int6
   for (const int64_t value : values) {
     STD_TORCH_CHECK(value >= low, "abc_k::", op, ": ", name, " must be at least ", low, ", got ", value);
   }
+}
+
+/// Refuses a tensor whose elements do not fill their memory without gaps or overlap, in any order of the dimensions.
+inline void expect_dense(const char* op, const char* name, const Tensor& tensor) {
+  std::vector<std::pair<int64_t, int64_t>> axes;
+  std::string strides = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) != 1) axes.emplace_back(tensor.stride(i), tensor.size(i));
+    strides += (i ? ", " : "") + std::to_string(tensor.stride(i));
+  }
+  std::sort(axes.begin(), axes.end());
+  int64_t step = 1;
+  bool dense = true;
+  for (const auto& [stride, size] : axes) {
+    dense = dense && stride == step;
+    step *= size;
+  }
+  STD_TORCH_CHECK(dense || tensor.numel() == 0, "abc_k::", op, ": ", name,
+                  " must be dense (a permutation of a contiguous tensor), got strides ", strides, "] of shape ",
+                  shape_text(tensor), "; call contiguous()");
 }
 
 /// Owner of a string argument. Taking std::string instead would leak: its conversion in torch's stable headers (2.10 to

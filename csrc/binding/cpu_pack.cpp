@@ -6,27 +6,11 @@
 namespace abcfx {
 namespace {
 
-/// Bytes that are worth a thread: several microseconds at the speed of the caches; waking a thread takes half of one.
-constexpr int64_t PACK_TASK_BYTES = 1 << 17;
-
-/// Splits the padded lines over tasks, or the pixels of one line if that is all there is.
-int run_lines(const abcfx_pack_args& args) {
-  const int64_t lines = args.images * (args.height + args.top + args.bottom);
-  if (lines == 0) return ABCFX_OK;
+int run(const abcfx_pack_args& args) {
   const int64_t bytes = args.images * args.height * args.width * args.channels * (args.dtype == ABCFX_F32 ? 4 : 2);
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(bytes / PACK_TASK_BYTES, 1, threads * TASKS_PER_THREAD);
-  const bool by_pixels = lines == 1;
-  const int64_t count = by_pixels ? args.width : lines;
-  const int64_t step = std::max<int64_t>(ceil_div(count, wanted), 1);
-  const abcfx_pack_fn kernel = abcfx_pack_choose();
-  return run_tasks(std::max<int64_t>(ceil_div(count, step), 1), [&](int64_t task) {
-    abcfx_pack_args part = args;
-    const int64_t begin = task * step, end = std::min(begin + step, count);
-    (by_pixels ? part.pixel_begin : part.line_begin) = begin;
-    (by_pixels ? part.pixel_end : part.line_end) = end;
-    return kernel(&part);
-  });
+  // kernels take 32 pixels at a time where pixels are contiguous and channels are not
+  const int64_t unit = args.stride_w == 1 && args.stride_c != 1 ? 32 : 1;
+  return run_lines(args, args.images * (args.height + args.top + args.bottom), bytes, abcfx_pack_choose(), unit);
 }
 
 /// Everything but the geometry.
@@ -61,7 +45,7 @@ Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, 
   args.stride_w = input.stride(0);
   args.line_end = 1;
   args.pixel_end = rows;
-  const int status = run_lines(args);
+  const int status = run(args);
   STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_rows: the kernel refused its arguments, status ", status);
   return dst;
 }
@@ -93,7 +77,7 @@ Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift,
   args.groups = groups;
   args.line_end = images * (height + 2 * padding[0]);
   args.pixel_end = width;
-  const int status = run_lines(args);
+  const int status = run(args);
   STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_image: the kernel refused its arguments, status ", status);
   return dst;
 }

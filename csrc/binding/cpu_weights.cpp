@@ -33,7 +33,9 @@ Args args_of(const Tensor& src, int64_t groups, int64_t cols) {
 }  // namespace
 
 Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes) {
-  const Tensor src = expect("pack_weights", "bases", bases, ScalarType::Char, {-1, -1, -1, -1});
+  const Tensor src = lanes == ABCFX_LANES || bases.scalar_type() != ScalarType::Char || bases.dim() != 4
+                         ? expect("pack_weights", "bases", bases, ScalarType::Char, {-1, -1, -1, -1})
+                         : bases;  // the lookup layout is made from any strides
   const int64_t planes = src.size(0), outputs = src.size(1), taps = src.size(2), channels = src.size(3);
   expect_range("pack_weights", "the number of bases", planes, 1, ABCFX_MAX_BASES);
   STD_TORCH_CHECK(groups >= 1 && outputs % groups == 0, "abc_k::pack_weights: ", outputs,
@@ -55,6 +57,10 @@ Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes) {
     auto args = args_of<abcfx_lut_pack_args>(src, groups, cols);
     args.dst = dst.mutable_data_ptr<uint8_t>();
     args.lanes = lanes;
+    args.stride_p = src.stride(0);
+    args.stride_o = src.stride(1);
+    args.stride_t = src.stride(2);
+    args.stride_c = src.stride(3);
     status = run_blocks(args, groups * blocks, bytes, abcfx_lut_pack);
   }
   STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::pack_weights: the kernel refused its arguments, status ", status);

@@ -38,15 +38,20 @@ struct Levels {
   }
 };
 
-/// A CPU tensor of a type that the pack kernels read, with any strides -> its abcfx_dtype.
-inline int64_t expect_strided(const char* op, const Tensor& input, int64_t dims) {
+/// A CPU tensor of a type that the kernels read -> its abcfx_dtype.
+inline int64_t expect_float(const char* op, const Tensor& input) {
   STD_TORCH_CHECK(input.is_cpu(), "abc_k::", op, ": input must be a CPU tensor");
-  STD_TORCH_CHECK(input.dim() == dims, "abc_k::", op, ": input must have ", dims, " dimensions, got shape ",
-                  shape_text(input));
   const ScalarType type = input.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, "abc_k::", op,
                   ": input must be Float, BFloat16 or Half, got ", torch::headeronly::toString(type), "; cast it");
   return type == ScalarType::Float ? ABCFX_F32 : type == ScalarType::BFloat16 ? ABCFX_BF16 : ABCFX_F16;
+}
+
+/// The same, of this many dimensions and any strides.
+inline int64_t expect_strided(const char* op, const Tensor& input, int64_t dims) {
+  STD_TORCH_CHECK(input.dim() == dims, "abc_k::", op, ": input must have ", dims, " dimensions, got shape ",
+                  shape_text(input));
+  return expect_float(op, input);
 }
 
 /// gain and offset of a batch norm in front, one for each channel: both given or neither.

@@ -2,8 +2,16 @@
 
 STABLE_TORCH_LIBRARY_IMPL(abc_k, CPU, m) {
   m.impl("pack_weights", TORCH_BOX(&abcfx::pack_weights));
+  m.impl("refit_weights", TORCH_BOX(&abcfx::refit_weights));
+  m.impl("dequantize_weights", TORCH_BOX(&abcfx::dequantize_weights));
   m.impl("pack_rows", TORCH_BOX(&abcfx::pack_rows));
   m.impl("pack_image", TORCH_BOX(&abcfx::pack_image));
+  m.impl("round_gradient", TORCH_BOX(&abcfx::round_gradient));
+  m.impl("pack_positions", TORCH_BOX(&abcfx::pack_positions));
+  m.impl("unpack_rows", TORCH_BOX(&abcfx::unpack_rows));
+  m.impl("unpack_image", TORCH_BOX(&abcfx::unpack_image));
+  m.impl("window_bits", TORCH_BOX(&abcfx::window_bits));
+  m.impl("window_adjoint", TORCH_BOX(&abcfx::window_adjoint));
   m.impl("linear", TORCH_BOX(&abcfx::linear));
   m.impl("conv2d", TORCH_BOX(&abcfx::conv2d));
 }

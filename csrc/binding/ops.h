@@ -1,4 +1,6 @@
 #pragma once
+#include <tuple>
+
 #include "check.h"
 
 // The CPU implementations of the abc_k ops. Their schemas, fakes and references are in abcfx/ops/kernel_*.py.
@@ -6,12 +8,32 @@ namespace abcfx {
 
 Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes);
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha, int64_t alternations);
+
+std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
+
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                  const std::optional<Tensor>& gain, const std::optional<Tensor>& offset);
 
 Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                   int64_t groups, std::vector<int64_t> padding, const std::optional<Tensor>& gain,
                   const std::optional<Tensor>& offset);
+
+Tensor round_gradient(const Tensor& grad, const Tensor& gain, const Tensor& inverse, const Tensor& seed, int64_t planes);
+
+std::tuple<Tensor, Tensor> pack_positions(const Tensor& bits, int64_t channels, std::vector<int64_t> kernel,
+                                          std::vector<int64_t> stride, std::vector<int64_t> dilation,
+                                          std::vector<int64_t> out, int64_t lanes);
+Tensor unpack_rows(const Tensor& bits, const Tensor& scale, const Tensor& shift, StringHandle levels, int64_t depth);
+
+Tensor unpack_image(const Tensor& bits, const Tensor& scale, const Tensor& shift, StringHandle levels,
+                    int64_t channels, int64_t groups, std::vector<int64_t> padding);
+
+Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels);
+
+std::tuple<Tensor, Tensor, Tensor> window_adjoint(const Tensor& grad, const Tensor& windows, const Tensor& scale,
+                                                  int64_t planes, StringHandle levels,
+                                                  const std::optional<Tensor>& sample_scale);
 
 Tensor linear(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha, const Tensor& tap_sums,
               const std::optional<Tensor>& bias, const Tensor& scale, const Tensor& shift, StringHandle levels,

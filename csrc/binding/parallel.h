@@ -33,12 +33,49 @@ int run_tasks(int64_t tasks, const Run& run) {
   return status;
 }
 
+/// Bytes that are worth a thread: several microseconds at the speed of the caches; waking a thread takes half of one.
+constexpr int64_t TASK_BYTES = 1 << 17;
+constexpr int64_t TASKS_PER_THREAD = 4;
+
+/// In how many tasks to split what reads or writes this many bytes.
+inline int64_t tasks_for(int64_t bytes) {
+  const int64_t threads = torch::stable::get_num_threads();
+  return threads == 1 ? 1 : std::clamp<int64_t>(bytes / TASK_BYTES, 1, threads * TASKS_PER_THREAD);
+}
+
+/// run(begin, end) on parts of [0, count) of whole `unit`s, as many as this many bytes are worth.
+template <class Run>
+int run_ranges(int64_t count, int64_t bytes, const Run& run, int64_t unit = 1) {
+  if (count == 0) return ABCFX_OK;
+  const int64_t step = std::max<int64_t>(ceil_div(ceil_div(count, tasks_for(bytes)), unit) * unit, 1);
+  return run_tasks(ceil_div(count, step),
+                   [&](int64_t task) { return run(task * step, std::min((task + 1) * step, count)); });
+}
+
+/// Splits `lines` of args.width pixels over tasks, or the pixels of one line, in whole units, if that is all there is.
+template <class Args>
+int run_lines(const Args& args, int64_t lines, int64_t bytes, int (*kernel)(const Args*), int64_t unit = 1) {
+  if (lines == 1 && args.width > 0) {
+    return run_ranges(args.width, bytes, [&](int64_t begin, int64_t end) {
+      Args part = args;
+      part.pixel_begin = begin;
+      part.pixel_end = end;
+      return kernel(&part);
+    }, unit);
+  }
+  return run_ranges(lines, bytes, [&](int64_t begin, int64_t end) {
+    Args part = args;
+    part.line_begin = begin;
+    part.line_end = end;
+    return kernel(&part);
+  });
+}
+
 /// A task is worth a thread from about this much work: 16 Ki xor-popcount-adds of 512 bits, or bytes times four packed,
 /// take several microseconds, waking a thread takes half of one.
 constexpr int64_t TASK_WORK = 1 << 14;
 /// Weights that one task keeps in the second cache while its rows stream past.
 constexpr int64_t TASK_WEIGHT_BYTES = 1 << 18;
-constexpr int64_t TASKS_PER_THREAD = 4;
 
 /// Rows x column blocks in two dimensions: rows alone leave threads idle on a batch of one and on small images.
 inline int run_grid(abcfx_bgemm_args args) {
@@ -93,7 +130,8 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   const int64_t blocks = product.groups * ceil_div(product.cols, lanes);
   if (rows == 0 || blocks == 0) return ABCFX_OK;
   const int64_t plane = product.kernel_h * product.kernel_w * ceil_div(args.channels, 8);
-  const int64_t block_bytes = abcfx_lut_vectors(product.weight_bases, product.cols, lanes) * plane * lanes;
+  const int64_t vectors = abcfx_lut_vectors(product.weight_bases, product.cols, lanes);
+  const int64_t block_bytes = vectors * plane * lanes;
   const int64_t work = rows * (blocks * block_bytes / 64 + plane);
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
@@ -102,7 +140,10 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   const int64_t units = ceil_div(rows, unit);
   const int64_t row_step = ceil_div(units, std::min(units, wanted)) * unit, row_tasks = ceil_div(rows, row_step);
   const int64_t by_threads = row_tasks >= threads ? 1 : ceil_div(wanted, row_tasks);
-  const int64_t by_cache = ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES);
+  // making the tables of a pixel takes twice as long as looking them up for one vector and tap: at least forty share
+  // them, also where a block is so deep (weight gradients) that few would stay in the cache
+  const int64_t by_table = std::max<int64_t>(blocks * vectors * product.kernel_h * product.kernel_w / 40, 1);
+  const int64_t by_cache = std::min(ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES), by_table);
   const int64_t col_step = ceil_div(blocks, std::max(by_threads, by_cache)), col_tasks = ceil_div(blocks, col_step);
 
   const abcfx_lut_fn kernel = abcfx_lut_choose();

@@ -46,6 +46,22 @@ PACK = structure(
     "stride_n stride_c stride_h stride_w top left bottom right groups line_begin line_end pixel_begin pixel_end",
     dict.fromkeys("src dst scale shift gain offset".split(), P),
 )
+UNPACK = structure(
+    "abcfx_unpack_args",
+    "src dst scale shift levels planes images channels height width top left bottom right groups "
+    "line_begin line_end pixel_begin pixel_end",
+    dict.fromkeys("src dst scale shift".split(), P),
+)
+WINDOW = structure(
+    "abcfx_window_args",
+    "src dst scale shift dtype levels planes count block_begin block_end",
+    dict.fromkeys("src dst scale shift".split(), P),
+)
+ADJOINT = structure(
+    "abcfx_adjoint_args",
+    "grad windows scale sample_scale dx sums levels planes count sample chunk_begin chunk_end",
+    dict.fromkeys("grad windows scale sample_scale dx sums".split(), P),
+)
 BITWEIGHTS = structure(
     "abcfx_bitweights_args", "src dst bases groups cols taps channels block_begin block_end", {"src": P, "dst": P}
 )
@@ -104,7 +120,7 @@ class Guarded:
 
     def __init__(self, *shape: int, dtype: torch.dtype) -> None:
         self.alive.append(self)
-        self.pattern = 0x5A5A5A5A if not dtype.is_floating_point else -12345.0
+        self.pattern = -12345.0 if dtype.is_floating_point else 0x5A if dtype == torch.uint8 else 0x5A5A5A5A
         size = torch.Size(shape).numel()
         self.memory = torch.full((size + 2 * self.WALL,), self.pattern, dtype=dtype)
         self.tensor = self.memory[self.WALL : self.WALL + size].view(shape)

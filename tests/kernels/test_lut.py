@@ -16,7 +16,9 @@ from abcfx.ops.kernel_weights import pack_weights, weight_signs
 VARIANTS = ("avx512bw", "avx2", "reference", "avx512bw emulated")
 LUT = structure("abcfx_lut_args", "product w channels scratch", {"product": BGEMM, "w": P, "scratch": P})
 LUT_PACK = structure(
-    "abcfx_lut_pack_args", "src dst bases groups cols taps channels lanes block_begin block_end", {"src": P, "dst": P}
+    "abcfx_lut_pack_args",
+    "src dst bases groups cols taps channels lanes block_begin block_end stride_p stride_o stride_t stride_c",
+    {"src": P, "dst": P},
 )
 MORE = [
     Case(600, 2, 3, kernel=(3, 3), cols=40, size=(6, 7)),  # two chunks of channels
@@ -150,22 +152,27 @@ def test_bad_shapes_are_refused(name: str, field: str, value: int) -> None:
     assert dst.untouched().all()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (1, 2, 3, 0)], ids=["channels", "outputs", "neither"])
 @pytest.mark.parametrize("lanes", [32, 64])
 @pytest.mark.parametrize(
     ("m", "outputs", "taps", "channels", "groups"),
     [(1, 1, 1, 1, 1), (3, 70, 9, 21, 1), (2, 66, 4, 64, 3), (3, 16, 9, 16, 1), (5, 60, 2, 9, 2)],
 )
 def test_packed_weights_equal_the_reference(
-    m: int, outputs: int, taps: int, channels: int, groups: int, lanes: int
+    m: int, outputs: int, taps: int, channels: int, groups: int, lanes: int, order: tuple[int, ...]
 ) -> None:
+    """Whatever lies side by side in memory: channels of an output, outputs of a channel, or neither."""
     variant("lut", "reference")
-    bases = torch.randint(0, 2, (m, outputs, taps, channels), dtype=torch.int8) * 2 - 1
+    sizes = (m, outputs, taps, channels)
+    stored = torch.randint(0, 2, tuple(sizes[axis] for axis in order), dtype=torch.int8) * 2 - 1
+    bases = stored.permute([order.index(axis) for axis in range(4)])
     wanted = pack_weights(bases, groups, lanes)
     dst = Guarded(wanted.numel() // 8, dtype=torch.int64)  # whole words: lanes is a multiple of 8
-    src = fenced(bases)
+    src = fenced(stored)
+    strides = dict(zip(("stride_p", "stride_o", "stride_t", "stride_c"), bases.stride(), strict=True))
     args = LUT_PACK(
         src=src.data_ptr(), dst=dst.tensor.data_ptr(), bases=m, groups=groups, cols=outputs // groups, taps=taps,
-        channels=channels, lanes=lanes, block_end=groups * wanted.shape[1],
+        channels=channels, lanes=lanes, block_end=groups * wanted.shape[1], **strides,
     )  # fmt: skip
     assert call("abcfx_lut_pack", args) == OK
     assert torch.equal(dst.tensor.view(torch.uint8).view_as(wanted), wanted)

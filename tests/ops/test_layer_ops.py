@@ -53,7 +53,10 @@ class Quantize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        return (*ste.activation_adjoint(grad, *ctx.saved_tensors, *ctx.rest), None, None)
+        x, scale, shift = ctx.saved_tensors
+        windows = ste.activation_windows(x.flatten(), scale, shift, *ctx.rest)
+        dx, dscale, dshift = ste.window_adjoint(grad.flatten(), windows, scale, *ctx.rest)
+        return dx.view(x.shape), dscale, dshift, None, None
 
 
 def straight_through_weight(weight: Tensor, quantized: Tensor) -> Tensor:

@@ -94,6 +94,42 @@ def _() -> Samples:
         yield x.bfloat16(), at.scale, at.shift, 3, "thermometer", 2, [1, 2], torch.randn(64), torch.randn(64)
 
 
+@samples_of("abc_k::unpack_rows", F32)
+def _() -> Samples:
+    for levels, n in (("coded", 2), ("thermometer", 3)):
+        at = Levels.random(levels, n)
+        packed = torch.ops.abc_k.pack_rows(torch.randn(7, 70), at.scale, at.shift, n, levels)
+        yield packed, at.scale, at.shift, levels, 70
+
+
+@samples_of("abc_k::unpack_image", F32)
+def _() -> Samples:
+    for levels, n in (("coded", 3), ("thermometer", 2)):
+        at = Levels.random(levels, n)
+        packed = torch.ops.abc_k.pack_image(torch.randn(2, 140, 5, 6), at.scale, at.shift, n, levels, 2, [1, 2])
+        yield packed, at.scale, at.shift, levels, 70, 2, [1, 2]
+
+
+@samples_of("abc_k::window_bits", F32)
+def _() -> Samples:
+    image = torch.randn(2, 9, 5, 7)
+    for levels, n in (("coded", 2), ("thermometer", 3)):
+        at = Levels.random(levels, n)
+        for x in (image, image.contiguous(memory_format=torch.channels_last), image.bfloat16()):
+            yield x, at.scale, at.shift, n, levels
+
+
+@samples_of("abc_k::window_adjoint", F32)
+def _() -> Samples:
+    image = torch.randn(2, 9, 5, 7)
+    for levels, n in (("coded", 2), ("thermometer", 3)):
+        at = Levels.random(levels, n)
+        for x in (image, image.contiguous(memory_format=torch.channels_last)):
+            windows = torch.ops.abc_k.window_bits(x, at.scale, at.shift, n, levels)
+            yield torch.randn_like(x), windows, at.scale, n, levels
+            yield torch.randn_like(x), windows, at.scale, n, levels, torch.rand(2)
+
+
 @samples_of("abc_k::linear", F32)
 def _() -> Samples:
     yield linear_arguments(Levels.random("coded", 2), 3, 2)[2]
@@ -105,6 +141,21 @@ def _() -> Samples:
     coded = Levels.random("coded", 2)
     yield conv_arguments("3x3", coded, 2, 2)[2]
     yield conv_arguments("depthwise", coded, 2, 2, bias=False)[2]
+
+
+@samples_of("abc_k::round_gradient", F32)
+def _() -> Samples:
+    gain, seed = torch.rand(2, 6), torch.tensor([5])
+    yield torch.randn(3, 6, 4, 5), gain, torch.rand(3), seed, 4
+    yield torch.randn(3, 6, 4, 5).contiguous(memory_format=torch.channels_last), gain[:1], torch.rand(1), seed, 1
+    yield torch.randn(7, 6), gain, torch.rand(7), seed, 4
+
+
+@samples_of("abc_k::pack_positions", F32)
+def _() -> Samples:
+    bits = torch.randint(0, 2**40, (2, 9, 2, 8, 1))
+    yield bits, 40, [3, 3], [1, 1], [1, 1], [7, 6], library.lut_lanes()
+    yield bits, 40, [3, 2], [2, 1], [1, 2], [4, 6], 8
 
 
 def registered() -> set[str]:

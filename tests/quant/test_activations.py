@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from abcfx.quant.activations import coefficients, planes, quantize
+from abcfx.quant.activations import coefficients, dequantize, planes, quantize
 
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, torch.inf, -torch.inf, torch.nan, -torch.nan, 3e38, -3e38, 0.5, 1.5, 2.5]
 
@@ -66,6 +66,17 @@ def test_planes_and_coefficients_make_the_quantized_value(levels, bases):
     sums = torch.einsum("q,qrk->rk", beta, planes(x, scale, shift, bases, levels)) + constant
     # at most 8 terms whose magnitudes sum to this
     torch.testing.assert_close(found, sums, rtol=0, atol=1e-6 * float(beta.abs().sum() + constant.abs()))
+
+
+@pytest.mark.parametrize("bases", range(1, 9))
+@pytest.mark.parametrize("levels", ["coded", "thermometer"])
+def test_planes_give_the_quantized_value_back(levels, bases):
+    """Bit for bit, so that a backward pass on unpacked planes is the one on the values."""
+    scale = torch.rand(1 if levels == "coded" else bases) + 0.05
+    shift = torch.randn(len(scale))
+    x = samples().reshape(-1, 1)
+    signs = planes(x, scale, shift, bases, levels)
+    assert torch.equal(dequantize(signs, scale, shift, levels), quantize(x, scale, shift, bases, levels))
 
 
 @pytest.mark.parametrize("bases", [1, 2, 4, 8])

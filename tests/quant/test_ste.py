@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from abcfx.quant.activations import quantize
-from abcfx.quant.ste import activation_adjoint, weight_adjoint
+from abcfx.quant.ste import activation_adjoint, activation_windows, dither, weight_adjoint, window_adjoint
 
 
 def tensor(*values):
@@ -132,6 +132,64 @@ def test_one_trace_serves_every_shape(levels):
     grad, x = torch.randn(5, 2), torch.randn(5, 2)
     for found, expected in zip(traced(grad, x, scale, shift), adjoint(grad, x, scale, shift), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_the_dither_is_uniform_and_knows_nothing_of_its_neighbours():
+    """Deviations of a mean, a second moment and a lagged product of n of them: 1/√(12n), 1/√(180n), 1/(12√n)."""
+    n = 2**20
+    u = dither(torch.empty(n)).double() - 0.5
+    assert u.min() == -0.5  # element 0
+    assert u.max() < 0.5
+    assert abs(u.mean()) < 5 / (12 * n) ** 0.5
+    assert abs(u.square().mean() - 1 / 12) < 5 / (180 * n) ** 0.5
+    for lag in (1, 2, 3, 4, 8, 16, 64, 256, 1024, 4096):
+        assert abs((u[:-lag] * u[lag:]).mean()) < 5 / (12 * n**0.5), lag
+
+
+def test_a_window_bit_is_the_residual_on_average():
+    """In each of 16 slices of r, of about 65536 elements: the mean of bit - 0.5 - r within five deviations 0.5/√n."""
+    t = torch.rand(2**20) * 3
+    inside, bit = activation_windows(t, tensor(1.0), tensor(0.0), 2, "coded")
+    assert inside.all()
+    residual = t.round() - t
+    error = bit.double() - 0.5 - residual
+    for place in range(16):
+        chosen = error[((residual + 0.5) * 16).floor().clamp_max(15) == place]
+        assert abs(chosen.mean()) < 5 * 0.5 / len(chosen) ** 0.5, place
+
+
+def test_coded_windows():
+    """K = 3: outside, the bit says above; on a level the bit is a fair coin; NaN is outside and not above."""
+    x = tensor(-torch.inf, -0.1, -0.0, 1.0, 3.0, 3.1, torch.inf, torch.nan)
+    inside, bit = activation_windows(x, tensor(1.0), tensor(0.0), 2, "coded")
+    assert inside.tolist() == [False, False, True, True, True, False, False, False]
+    assert bit[~inside].tolist() == [False, False, True, True, False]
+
+
+def test_thermometer_windows():
+    """v = 0.25: the window is -0.25 <= x <= 0.75, minus is x < 0.25 or NaN."""
+    x = tensor(-0.5, -0.25, 0.0, 0.25, 0.75, 1.0, torch.nan)
+    window, minus = activation_windows(x, tensor(2.0), tensor(0.25), 1, "thermometer")
+    assert window.tolist() == [False, True, True, True, True, False, False]
+    assert minus.tolist() == [True, True, True, False, False, False, True]
+
+
+def test_window_adjoint_of_coded_values():
+    """N = 2, rate = 1/√(4·3); inside with bit 1 and bit 0, above, below."""
+    windows = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=torch.bool)
+    dx, dscale, dshift = window_adjoint(tensor(1, 2, 4, 8), windows, tensor(0.5), 2, "coded")
+    assert torch.equal(dx, tensor(1, 2, 0, 0))
+    torch.testing.assert_close(dscale, tensor((0.5 * 1 - 0.5 * 2 + 3 * 4) * 12**-0.5))
+    torch.testing.assert_close(dshift, tensor((4 + 8) * 12**-0.5))
+
+
+@pytest.mark.parametrize("bases", [1, 2, 5])
+def test_window_adjoint_of_thermometer_levels_is_the_one_that_keeps_x(bases):
+    x, grad, scale, shift = torch.randn(150), torch.randn(150), torch.rand(bases), torch.randn(bases)
+    windows = activation_windows(x, scale, shift, bases, "thermometer")
+    found = window_adjoint(grad, windows, scale, bases, "thermometer")
+    for value, wanted in zip(found, activation_adjoint(grad, x, scale, shift, bases, "thermometer"), strict=True):
+        assert torch.equal(value, wanted)
 
 
 @pytest.mark.parametrize("basis", ["alternating", "greedy", "abc"])

@@ -71,11 +71,27 @@ static inline __attribute__((always_inline)) void add_pairs(const uint8_t* const
   }
 }
 
+/// add_pairs of exactly COUNT pairs, unrolled: where sums of a pair or two fill a byte, the loop would cost a third.
+template <class V, int ROWS, int COUNT>
+static inline __attribute__((always_inline)) void add_pairs(const uint8_t* const (&t)[ROWS], const uint8_t* column,
+                                                            int64_t at, typename V::vec (&bytes)[ROWS]) {
+  UNROLL for (int i = 0; i < COUNT; ++i) {
+    const typename V::vec both = V::load(column + i * V::LANES), low = V::low4(both), high = V::high4(both);
+    UNROLL for (int r = 0; r < ROWS; ++r) {
+      const uint8_t* table = t[r] + at + i * PAIR_BYTES;
+      const typename V::vec first = V::lookup(V::table(table), low);
+      bytes[r] = i == 0 ? first : V::keep(V::add8(bytes[r], first));
+      bytes[r] = V::keep(V::add8(bytes[r], V::lookup(V::table(table + 16), high)));
+    }
+  }
+}
+
 /// sums[r] = {sum of 16-bit words, sum of upper bytes} of ROWS rows over a window, from bytes that are added
 /// `flush_pairs` times before they could overflow. A word is even + 256 odd, so the even sums follow by a subtraction.
 ///
-/// In registers where bytes are flushed often, else in memory, which leaves registers for more rows.
-template <class V, int ROWS, bool REGISTERS>
+/// In registers where bytes are flushed often, else in memory, which leaves registers for more rows. FLUSH is flush_pairs
+/// if it is known, else 0.
+template <class V, int ROWS, bool REGISTERS, int FLUSH>
 static inline __attribute__((always_inline)) void look_up(const Walk& walk, int64_t flush_pairs,
                                                           const uint8_t* const (&tables)[ROWS], const uint8_t* w,
                                                           uint8_t* sums) {
@@ -88,8 +104,18 @@ static inline __attribute__((always_inline)) void look_up(const Walk& walk, int6
       const uint8_t* t[ROWS];
       UNROLL for (int r = 0; r < ROWS; ++r) t[r] = tables[r] + offset;
       const uint8_t* column = w;
-      const int64_t end = walk.run * PAIR_BYTES, step = flush_pairs * PAIR_BYTES;
-      for (int64_t at = 0; at < end; at += step, column += flush_pairs * V::LANES) {
+      const int64_t flush = FLUSH > 0 ? FLUSH : flush_pairs;
+      const int64_t end = walk.run * PAIR_BYTES, step = flush * PAIR_BYTES;
+      int64_t at = 0;
+      for (; FLUSH > 0 && at + step <= end; at += step, column += flush * V::LANES) {
+        typename V::vec bytes[ROWS];
+        add_pairs<V, ROWS, FLUSH>(t, column, at, bytes);
+        UNROLL for (int r = 0; r < ROWS; ++r) {
+          words[r] = V::keep(V::add16(words[r], bytes[r]));
+          uppers[r] = V::keep(V::add16(uppers[r], V::high8(bytes[r])));
+        }
+      }
+      for (; at < end; at += step, column += flush * V::LANES) {
         typename V::vec bytes[ROWS];
         add_pairs<V, ROWS>(t, column, at, at + step < end ? at + step : end, bytes);
         UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -131,7 +157,7 @@ static inline __attribute__((always_inline)) void add_scaled(const Work& work, c
 }
 
 /// ROWS output pixels against every block in range of the convolution group.
-template <class V, int ROWS, bool REGISTERS>
+template <class V, int ROWS, bool REGISTERS, int FLUSH = 0>
 static void tile(const Work& work, int64_t row, int64_t block_begin, int64_t block_end) {
   const abcfx_bgemm_args& product = work.args->product;
   const int64_t width = region_w(work.shape, work.strip.width), pixel = work.pairs * PAIR_BYTES;
@@ -158,7 +184,7 @@ static void tile(const Work& work, int64_t row, int64_t block_begin, int64_t blo
     alignas(64) uint8_t sums[ROWS * 2 * V::LANES];
     for (int r = 0; !whole && r < ROWS; ++r) memcpy(copy[r], base[r] + channel, real * sizeof(float));
     for (int64_t v = 0; v < work.vectors; ++v) {
-      look_up<V, ROWS, REGISTERS>(work.walk, work.digit.flush_pairs, tables, w + v * plane, sums);
+      look_up<V, ROWS, REGISTERS, FLUSH>(work.walk, work.digit.flush_pairs, tables, w + v * plane, sums);
       for (int r = 0; r < ROWS; ++r) {
         float* to = whole ? dst[r] + channel : copy[r];
         const float* from = whole && v == 0 ? base[r] + channel : to;
@@ -200,8 +226,10 @@ static void run_strip(Work& work, int64_t block_begin, int64_t block_end) {
   work.walk = walk_of<V>(work);
   const int64_t rows = work.strip.lines * work.strip.width;
   int64_t row = 0;
-  if (work.digit.flush_pairs <= 2) {
-    for (; row + 3 <= rows; row += 3) tile<V, 3, true>(work, row, block_begin, block_end);
+  if (work.digit.flush_pairs == 1) {
+    for (; row + 3 <= rows; row += 3) tile<V, 3, true, 1>(work, row, block_begin, block_end);
+  } else if (work.digit.flush_pairs == 2) {
+    for (; row + 3 <= rows; row += 3) tile<V, 3, true, 2>(work, row, block_begin, block_end);
   } else {
     for (; row + 6 <= rows; row += 6) tile<V, 6, false>(work, row, block_begin, block_end);
     for (; row + 3 <= rows; row += 3) tile<V, 3, true>(work, row, block_begin, block_end);

@@ -58,13 +58,15 @@ ABCFX_API int64_t abcfx_lut_vectors(int64_t weight_bases, int64_t cols, int64_t 
 
 /// Pack fitted weight bases into `w`.
 ///
-/// src  int8, entries -1 or +1   [bases][groups * cols][taps][channels]     channels of one group
+/// src  int8, entries -1 or +1, element (p, o, t, c) at p*stride_p + o*stride_o + t*stride_t + c*stride_c:
+///      base p, output channel o of groups * cols, tap t, channel c of one group; fast if stride_c or stride_o is 1
 /// Works on blocks [block_begin, block_end) of `lanes` output channels, counted over all groups.
 struct abcfx_lut_pack_args {
   const int8_t* src;
   uint8_t* dst;
   int64_t bases, groups, cols, taps, channels, lanes;
   int64_t block_begin, block_end;
+  int64_t stride_p, stride_o, stride_t, stride_c;
 };
 
 ABCFX_API int abcfx_lut_pack(const struct abcfx_lut_pack_args* args);

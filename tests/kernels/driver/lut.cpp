@@ -41,7 +41,8 @@ struct Lookup : Product {
     Buffer<uint8_t> w(blocks(lanes) * abcfx_lut_vectors(args.weight_bases, args.cols, lanes) * taps *
                       ceil_div(channels, 8) * lanes);
     const abcfx_lut_pack_args packing = {signs.data(), w.data(), args.weight_bases, args.groups, args.cols,
-                                         taps,         channels, lanes,             0,           blocks(lanes)};
+                                         taps,         channels, lanes,             0,           blocks(lanes),
+                                         outputs * taps * channels, taps * channels, channels, 1};
     REQUIRE(abcfx_lut_pack(&packing) == ABCFX_OK, "the weights were refused");
     REQUIRE(w.wall_intact(), "something was written in front of the weights");
     choose_range(random, lanes);

@@ -1,0 +1,48 @@
+"""abc_k::refit_weights and dequantize_weights: what a training step makes of its weights (csrc/include/abcfx/refit.h).
+
+    refit_weights       (w f32[O, taps, c] of any strides, α f32[M, O], alternations)
+                        → bases int8 ±1 [M, O, taps, c], α f32[M, O], error f64[O], power f64[O]   (abcfx/quant/refit.py)
+    dequantize_weights  (bases int8 ±1 [M, O, taps, c], α f32[M, O])
+                        → Ŵ = Σ_p α_p B_p f32[O, c, taps], as a convolution stores it, and f32[O, taps] = Σ_channels Ŵ
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from abcfx.ops import library
+from abcfx.ops.schema import ABC_K
+from abcfx.quant.refit import refit
+from abcfx.quant.weights import dequantize_bases
+
+ABC_K.define("refit_weights(Tensor weight, Tensor alpha, int alternations) -> (Tensor, Tensor, Tensor, Tensor)")
+ABC_K.define("dequantize_weights(Tensor bases, Tensor alpha) -> (Tensor, Tensor)")
+
+
+def refit_weights(weight: Tensor, alpha: Tensor, alternations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bases, *rest = refit(weight.flatten(1), alpha, alternations)
+    return bases.view(-1, *weight.shape), *rest
+
+
+def dequantize_weights(bases: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    weight = dequantize_bases(bases.flatten(2), alpha).view(bases.shape[1:])
+    tap_sums = (bases.sum(-1) * alpha.double().unsqueeze(-1)).sum(0)
+    return weight.transpose(1, 2).contiguous(), tap_sums.to(alpha.dtype)
+
+
+library.register_reference(ABC_K, "refit_weights", refit_weights)
+library.register_reference(ABC_K, "dequantize_weights", dequantize_weights)
+
+
+@torch.library.register_fake("abc_k::refit_weights", lib=ABC_K)
+def _(weight: Tensor, alpha: Tensor, alternations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bases = weight.new_empty((alpha.shape[0], *weight.shape), dtype=torch.int8)
+    error, power = (weight.new_empty(weight.shape[:1], dtype=torch.float64) for _ in range(2))
+    return bases, torch.empty_like(alpha), error, power
+
+
+@torch.library.register_fake("abc_k::dequantize_weights", lib=ABC_K)
+def _(bases: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    _, outputs, taps, channels = bases.shape
+    return alpha.new_empty((outputs, channels, taps)), alpha.new_empty((outputs, taps))

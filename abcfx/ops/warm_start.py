@@ -1,0 +1,188 @@
+"""Where the next fit of a trained weight starts: the scales of the last one, as long as only optimizers changed it.
+
+A chain begins with a fit from scratch ("cold") and goes on with one alternation per optimizer step ("warm",
+abcfx/quant/refit.py). Any other change of the weight (load_state_dict, an in-place edit, `invalidate`) ends it, and the
+next fit is cold again. Only look-ups that gradients will flow through take part in a chain: everything else, evaluation
+and packing included, fits from scratch, so that what a model computes then is a function of its state_dict and plan,
+not of how it came there.
+
+A training step does depend on the chain. `warm_starts` reads it and `restore_warm_starts` sets it, for checkpoints from
+which training resumes bit for bit.
+"""
+
+from __future__ import annotations
+
+import ast
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from abcfx.quant.cells import require_finite
+from abcfx.quant.weights import dequantize_bases, fit_bases
+
+# Alternations a step. More follow the weights closer, each for some 0.3 ns a weight (docs/levels.md has the errors).
+ALTERNATIONS = 2
+# A row whose relative error has grown by this factor since its last cold fit (or over the mean one of its layer, if that
+# is larger) gets MORE alternations, and a cold fit if these do not bring it below.
+JUMP = 2
+MORE = 16
+
+
+class Start(NamedTuple):
+    """alpha  f32[M, rows]: scales to start from    limit  f64[rows]: relative error above which a row is fitted anew"""
+
+    alpha: Tensor
+    limit: Tensor
+
+
+@dataclass
+class Chain:
+    """Of one weight in one use. `before` is what the last fit started from, `after` what the next one will."""
+
+    before: Start | None
+    after: Start
+    version: int
+    stepped: bool = False
+
+
+_lock = threading.RLock()
+_chains: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {key: Chain}
+
+
+def is_training(weight: Tensor) -> bool:
+    """Whether gradients will flow, or are flowing, through what is made of `weight` now.
+
+    Operators run below autograd, where grad mode is off whatever the user said. What tells there: the forward pass of
+    every autograd.Function, those of registered operators and of compiled graphs among them, switches forward-mode
+    gradients off, which `torch.no_grad` does not; and the backward pass has a graph task.
+    """
+    if not weight.requires_grad or torch.is_inference_mode_enabled():
+        return False
+    below_autograd = not torch._C._is_fwd_grad_enabled() or torch._C._current_graph_task_id() != -1
+    return torch.is_grad_enabled() or below_autograd
+
+
+def start_of(owner: Tensor, key: tuple) -> Start | None:
+    """What a fit of the live values starts from; None for a cold fit."""
+    chain = _chains.get(owner, {}).get(key)
+    if chain is None or chain.version != owner._version:
+        return None
+    return chain.after if chain.stepped else chain.before
+
+
+def fitted_from(owner: Tensor, key: tuple, before: Start | None, after: Start) -> None:
+    """Note a fit of the live values."""
+    with _lock:
+        _chains.setdefault(owner, {})[key] = Chain(before, after, owner._version)
+
+
+def limit_of(rows: Tensor, bases: Tensor, alpha: Tensor) -> Tensor:
+    """JUMP times the relative error of each row after a cold fit, or times the mean one: f64[rows].
+
+    rows  f32[rows, taps, channels]    bases  int8[M, rows, taps, channels]    alpha  f32[M, rows]
+    """
+    exact = rows.flatten(1).double()
+    error = (exact - dequantize_bases(bases.flatten(2), alpha)).square().sum(-1)
+    power = exact.square().sum(-1)
+    own = torch.where(power > 0, error / power, 0)
+    return JUMP * own.clamp_min(error.sum() / power.sum().clamp_min(torch.finfo(power.dtype).tiny))
+
+
+def refit_rows(rows: Tensor, start: Start) -> tuple[Tensor, Start]:
+    """Alternations from `start`, and a cold fit of the rows that it does not suit: (bases, where the next fit starts)."""
+    bases, alpha, error, power = torch.ops.abc_k.refit_weights(rows, start.alpha, ALTERNATIONS)
+    jumped = ~(error <= start.limit * power)
+    if not bool(jumped.any()):
+        return bases, Start(alpha, start.limit)
+    chosen, limit = rows[jumped], start.limit[jumped]
+    anew, scales, error, power = torch.ops.abc_k.refit_weights(chosen, alpha[:, jumped].contiguous(), MORE)
+    cold = ~(error <= limit * power)
+    if bool(cold.any()):
+        require_finite(rows, "weights")
+        coldest = chosen[cold]
+        fitted, scales[:, cold] = fit_bases(coldest.flatten(1), len(alpha))
+        anew[:, cold] = fitted.view(-1, *coldest.shape)
+        limit[cold] = limit_of(coldest, anew[:, cold], scales[:, cold])
+    bases[:, jumped], alpha[:, jumped] = anew, scales
+    return bases, Start(alpha, start.limit.masked_scatter(jumped, limit))
+
+
+def forget(owner: Tensor) -> None:
+    with _lock:
+        _chains.pop(owner, None)
+
+
+def before_step(owners: Iterable[Tensor]) -> None:
+    """An optimizer is about to change these: chains of weights that something else has changed end here."""
+    with _lock:
+        for owner in owners:
+            chains = _chains.get(owner, {})
+            for key in [key for key, chain in chains.items() if chain.version != owner._version]:
+                del chains[key]
+
+
+def after_step(owners: Iterable[Tensor]) -> None:
+    with _lock:
+        for owner in owners:
+            for chain in _chains.get(owner, {}).values():
+                chain.version, chain.stepped = owner._version, True
+
+
+def warm_starts(model: nn.Module) -> dict[str, Tensor]:
+    """What the next training step of `model` fits its weights from, to be saved beside its state_dict.
+
+    →   f64[M + 1, rows] by names that begin with that of the parameter. Empty before the first training step.
+
+    A trainer saves it with model and optimizer, and calls `restore_warm_starts` after loading them; training then goes
+    on as if it had not stopped, bit for bit. Without it, each weight is fitted from scratch once.
+    """
+    found = {}
+    for name, parameter in model.named_parameters():
+        for key in _chains.get(parameter, {}):
+            start = start_of(parameter, key)
+            if start is not None:
+                found[_name_of(name, key)] = torch.cat([start.alpha.double(), start.limit.unsqueeze(0)])
+    return found
+
+
+def restore_warm_starts(model: nn.Module, starts: Mapping[str, Tensor]) -> None:
+    """Let the next training step of `model` fit from these; call it after load_state_dict, which ends every chain.
+
+    Weights that `starts` does not name are fitted from scratch.
+    Raises ValueError for names that are not of `model`'s parameters and for tensors that do not fit them.
+    """
+    parameters = dict(model.named_parameters())
+    chains: dict[str, dict[tuple, Chain]] = {name: {} for name in parameters}
+    for text, tensor in starts.items():
+        name, key = _key_of(text)
+        if name not in parameters:
+            raise ValueError(f"warm starts of {name!r}, but the model has no such parameter; restore those of this model")
+        weight, bases = parameters[name], key[0]
+        if tensor.dim() != 2 or tensor.shape[0] != bases + 1:
+            raise ValueError(f"the warm start {text!r} must be [{bases + 1}, rows], got {list(tensor.shape)}")
+        tensor = tensor.detach().to(weight.device, torch.float64)
+        start = Start(tensor[:-1].float(), tensor[-1].clone())
+        chains[name][key] = Chain(None, start, weight._version, stepped=True)
+    with _lock:
+        for name, parameter in parameters.items():
+            _chains[parameter] = chains[name]
+
+
+def _name_of(parameter: str, key: tuple) -> str:
+    return f"{parameter}|{key}"
+
+
+def _key_of(text: str) -> tuple[str, tuple]:
+    name, bar, key = text.rpartition("|")
+    try:
+        parsed = ast.literal_eval(key)
+    except (ValueError, SyntaxError):
+        parsed = None
+    if not bar or not isinstance(parsed, tuple) or not parsed:
+        raise ValueError(f"{text!r} is not the name of a warm start; pass what abcfx.warm_starts(model) returned")
+    return name, parsed

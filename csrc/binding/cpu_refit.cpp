@@ -1,0 +1,87 @@
+#include "abcfx/refit.h"
+
+#include <tuple>
+
+#include "ops.h"
+#include "parallel.h"
+
+namespace abcfx {
+namespace {
+
+/// kernel(args) on parts of its rows; `work` is how many weights and planes a row has.
+template <class Args, class Kernel>
+void run_rows(const char* op, const Args& args, const Kernel& kernel) {
+  const int64_t work = args.taps * args.channels * (args.bases + 1);
+  const int64_t step = std::max<int64_t>(TASK_WORK * 4 / std::max<int64_t>(work, 1), 1);
+  const int status = run_tasks(ceil_div(args.rows, step), [&](int64_t task) {
+    Args part = args;
+    part.row_begin = task * step;
+    part.row_end = std::min(part.row_begin + step, args.rows);
+    return kernel(part);
+  });
+  STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::", op, ": the kernel refused its arguments, status ", status);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha,
+                                                         int64_t alternations) {
+  const char* op = "refit_weights";
+  STD_TORCH_CHECK(weight.is_cpu() && weight.scalar_type() == ScalarType::Float && weight.dim() == 3, "abc_k::", op,
+                  ": weight must be a CPU tensor of Float [outputs, taps, channels], got ",
+                  torch::headeronly::toString(weight.scalar_type()), " ", shape_text(weight));
+  const int64_t rows = weight.size(0), taps = weight.size(1), channels = weight.size(2);
+  const Tensor start = expect(op, "alpha", alpha, ScalarType::Float, {-1, rows});
+  const int64_t bases = start.size(0);
+  expect_range(op, "the number of bases", bases, 1, ABCFX_MAX_BASES);
+  expect_range(op, "alternations", alternations, 1, INT32_MAX);
+  STD_TORCH_CHECK(taps >= 1 && channels >= 1, "abc_k::", op, ": weight must not be empty, got ", shape_text(weight));
+  Tensor dst = torch::stable::new_empty(weight, {bases, rows, taps, channels}, ScalarType::Char);
+  Tensor scales = torch::stable::new_empty(weight, {bases, rows});
+  Tensor error = torch::stable::new_empty(weight, {rows}, ScalarType::Double);
+  Tensor power = torch::stable::new_empty(weight, {rows}, ScalarType::Double);
+  abcfx_refit_args args = {};
+  args.src = weight.const_data_ptr<float>();
+  args.start = start.const_data_ptr<float>();
+  args.dst = dst.mutable_data_ptr<int8_t>();
+  args.alpha = scales.mutable_data_ptr<float>();
+  args.error = error.mutable_data_ptr<double>();
+  args.power = power.mutable_data_ptr<double>();
+  args.bases = bases;
+  args.rows = rows;
+  args.taps = taps;
+  args.channels = channels;
+  args.stride_row = weight.stride(0);
+  args.stride_tap = weight.stride(1);
+  args.stride_channel = weight.stride(2);
+  args.alternations = alternations;
+  const abcfx_refit_fn kernel = abcfx_refit_choose();
+  run_rows(op, args, [&](abcfx_refit_args& part) {
+    part.scratch = thread_scratch(abcfx_refit_scratch_bytes(&part));
+    return kernel(&part);
+  });
+  return {dst, scales, error, power};
+}
+
+std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha) {
+  const char* op = "dequantize_weights";
+  const Tensor src = expect(op, "bases", bases, ScalarType::Char, {-1, -1, -1, -1});
+  const int64_t planes = src.size(0), rows = src.size(1), taps = src.size(2), channels = src.size(3);
+  expect_range(op, "the number of bases", planes, 1, ABCFX_MAX_BASES);
+  const Tensor scales = expect(op, "alpha", alpha, ScalarType::Float, {planes, rows});
+  Tensor out = torch::stable::new_empty(scales, {rows, channels, taps});
+  Tensor tap_sums = torch::stable::new_empty(scales, {rows, taps});
+  abcfx_dequantize_args args = {};
+  args.src = src.const_data_ptr<int8_t>();
+  args.alpha = scales.const_data_ptr<float>();
+  args.out = out.mutable_data_ptr<float>();
+  args.tap_sums = tap_sums.mutable_data_ptr<float>();
+  args.bases = planes;
+  args.rows = rows;
+  args.taps = taps;
+  args.channels = channels;
+  run_rows(op, args, [](const abcfx_dequantize_args& part) { return abcfx_dequantize_rows(&part); });
+  return {out, tap_sums};
+}
+
+}  // namespace abcfx
