@@ -111,7 +111,11 @@ def train(args: argparse.Namespace, console: Console) -> None:
         load_checkpoint(float_model, args.weights)
     float_model = float_model.eval().to(memory_format=torch.channels_last)
     quantized = quantize(float_model, args)
-    result = {"settings": settings(args), "recipe": asdict(recipe), "float_accuracy": evaluate(float_model, data).accuracy}
+    result = {
+        "settings": settings(args),
+        "recipe": asdict(recipe),
+        "float_accuracy": evaluate(float_model, data).accuracy,
+    }
     show(console, f"float: {result['float_accuracy']:.2f} % of {len(data.test_y)} test images")
     abcfx.calibrate(quantized, data.calibration_batches(args.calibrate), progress=False)
     forward = torch.compile(quantized, backend="abc") if args.compile else quantized

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from abcfx.cli.demo_model import DemoNet, load_demo_model, save_weights
-from abcfx.cli.training import Recipe, accuracy, train
 from abcfx.data import load
+from abcfx.train import Recipe, evaluate, train
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     torch.manual_seed(0)
     data = load(arguments.folder)
     model = DemoNet(data.channels).to(memory_format=torch.channels_last)
-    recipe = Recipe(arguments.epochs, learning_rate=4e-3, weight_decay=0.05, autocast=True)
+    recipe = Recipe(arguments.epochs, 4e-3, optimizer="adamw", weight_decay=0.05, warmup=0.25, pad=2, autocast=True)
     start, losses = time.perf_counter(), []
 
     def tick(loss: float) -> None:
@@ -40,9 +40,9 @@ def main() -> None:
             print(f"step {len(losses)}/{recipe.steps(len(data.train_y))}  loss {mean:.3f}  {seconds:.0f} s", flush=True)
 
     train(model, data, recipe, tick=tick)
-    print(f"{data.name}: {accuracy(model, data):.2f} % of {len(data.test_y)} test images")
+    print(f"{data.name}: {evaluate(model, data).accuracy:.2f} % of {len(data.test_y)} test images")
     save_weights(model)
-    print(f"{data.name}: {accuracy(load_demo_model(), data):.2f} % with the weights in f16, as shipped")
+    print(f"{data.name}: {evaluate(load_demo_model(), data).accuracy:.2f} % with the weights in f16, as shipped")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from abcfx.cli import machine
 from abcfx.cli.demo_model import DemoNet, load_demo_model
 from abcfx.cli.demo_report import Point, Results
 from abcfx.cli.front import UsageError, positive, usage_errors
-from abcfx.cli.training import Recipe, accuracy, train
 from abcfx.data import Dataset, load
 from abcfx.ops import library
 from abcfx.packed import save_packed
 from abcfx.plan import MAX_BASES
+from abcfx.train import Recipe, evaluate, train
 from abcfx.train.progress import Steps
 
 HELP = "Quantize a float model on real images: accuracy, size and speed before and after, a table and a picture."
@@ -30,8 +30,8 @@ EXAMPLE = "python -m abcfx demo --M 3 --N 3 --out results"
 SWEEP = ((1, 1), (1, 2), (2, 2), (2, 3), (3, 3))
 CALIBRATION_IMAGES = 512
 # CIFAR-10 has no shipped weights: its float model is trained here, for an estimated minute on two idle cores
-CIFAR_RECIPE = Recipe(epochs=1.0, learning_rate=4e-3, weight_decay=0.02, batch=96, autocast=True)
-TUNING_IMAGES, TUNING_RATE, TUNING_BATCH = 6000, 3e-4, 100
+CIFAR_RECIPE = Recipe(1.0, 4e-3, batch=96, optimizer="adamw", weight_decay=0.02, warmup=0.25, pad=2, autocast=True)
+TUNING_IMAGES, TUNING = 6000, Recipe(1.0, 3e-4, batch=100, optimizer="adamw", warmup=0.25, pad=2)
 QUICK_IMAGES = 250
 # What a slow or busy machine may spend, so that the whole stays under three minutes: fine-tuning is shortened to the
 # first, and no new timing begins after the second.
@@ -160,7 +160,7 @@ class Demo:
 
     def _accuracy(self, name: str, model: nn.Module) -> float:
         with self.steps.step(name, self.data.test_batch_count()) as step:
-            percent = accuracy(model, self.data, step.tick)
+            percent = evaluate(model, self.data, step.tick).accuracy
             step.result = f"{percent:.1f} %"
         return percent
 
@@ -174,14 +174,14 @@ class Demo:
         if self.arguments.quick or self.arguments.epochs == 0:
             return quantized
         tuned = copy.deepcopy(quantized)
-        recipe = Recipe(self.arguments.epochs or self._affordable_epochs(quantized), TUNING_RATE, batch=TUNING_BATCH)
+        recipe = replace(TUNING, epochs=self.arguments.epochs or self._affordable_epochs(quantized))
         self._train("fine-tuning", tuned, recipe, teacher=self.float_model)
         self.results.tuned_accuracy = self._accuracy("fine-tuned accuracy", tuned)
         return tuned
 
     def _affordable_epochs(self, quantized: nn.Module) -> float:
         """TUNING_IMAGES, or as many as TUNING_S allows by the time of a few steps on a copy, the first one apart."""
-        full = Recipe(TUNING_IMAGES / len(self.data.train_y), TUNING_RATE, batch=TUNING_BATCH)
+        full = replace(TUNING, epochs=TUNING_IMAGES / len(self.data.train_y))
         steps = full.steps(len(self.data.train_y))
         probe = replace(full, epochs=full.epochs * PROBE_STEPS / steps)
         ends: list[float] = []
@@ -232,7 +232,7 @@ class Demo:
     def _point(self, M: int, N: int, timed: bool) -> None:
         with self.steps.step(f"M={M}, N={N}, calibrated", self.data.test_batch_count() + timed) as step:
             quantized = self._quantized(M, N)
-            point = Point(M, N, accuracy(quantized, self.data, step.tick))
+            point = Point(M, N, evaluate(quantized, self.data, step.tick).accuracy)
             self.results.points.append(point)
             step.result = f"{point.accuracy:.1f} %"
             if timed:

@@ -18,6 +18,19 @@ from abcfx.train.recipe import Recipe, make_optimizer
 SMALLEST_STEP = 1e-6  # of coded activation levels: 1/Δ is computed, and a negative Δ would turn the codes around
 
 
+def train(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    teacher: nn.Module | None = None,
+    tick: Callable[[float], None] = lambda loss: None,
+) -> None:
+    """Train in place from the first step to the last, without checkpoints; `tick(loss)` after each step."""
+    Trainer(model, data, recipe, seed=seed, teacher=teacher).run(tick)
+
+
 class DivergedError(RuntimeError):
     """The loss is not a number any more."""
 
@@ -76,7 +89,7 @@ class Trainer:
         return self.step > 0 and (self.step % self.batches == 0 or self.step == self.steps)
 
     def run(self, after_step: Callable[[float], None] = lambda loss: None) -> None:
-        """Train to the end and leave the model in eval mode, also when interrupted; after_step(loss) after each step."""
+        """Train to the end; after_step(loss) after each step. Leaves the model in eval mode, also when interrupted."""
         try:
             while self.step < self.steps:
                 self.model.train()

@@ -18,13 +18,13 @@ class Recipe:
     """`epochs` over the training images; a fraction is allowed.
 
     optimizer         "sgd" (Nesterov, `momentum`) or "adamw"
-    learning_rate     its highest value; it rises linearly over the first `warmup` of the steps, then follows a cosine to 0
+    learning_rate     its highest value: it rises linearly over the first `warmup` of the steps, then falls as a cosine
     level_rate        factor on the learning rate of activation levels
     weight_decay      on the weights of convolutions and linear layers only: never on biases, batch norm or levels
     label_smoothing   of the cross-entropy with the labels
     distillation      weight of the teacher's part of the loss, where there is a teacher; the labels get the rest
     temperature       of both softmaxes in that part
-    augment           "crop" (a random crop after padding by `pad`, and a mirror image of half of them), "flip" or "none"
+    augment           "crop" (a random crop after padding by `pad`, and half of them mirrored), "flip" or "none"
     autocast          bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
 
     Raises ValueError with the field's name for a value out of range.

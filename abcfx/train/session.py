@@ -1,7 +1,7 @@
 """A training with its files in one folder: checkpoint, history, curves; can be stopped and go on at any moment.
 
-    DIR/checkpoint.pt   everything that is needed to go on exactly where it was written
-    DIR/history.csv     one row an epoch        DIR/curves.png   the same as a picture
+DIR/checkpoint.pt   everything that is needed to go on exactly where it was written
+DIR/history.csv     one row an epoch        DIR/curves.png   the same as a picture
 """
 
 from __future__ import annotations

@@ -15,15 +15,15 @@ from abcfx.cli import demo, machine
 from abcfx.cli.demo_model import WEIGHTS, DemoNet, load_demo_model
 from abcfx.cli.demo_report import Results
 from abcfx.cli.front import main
-from abcfx.cli.training import Recipe, accuracy, train
 from abcfx.data import load
 from abcfx.ops import library
 from abcfx.packed import load_packed
+from abcfx.train import Recipe, evaluate, train
 
 
 def test_the_shipped_model_is_accurate_and_small():
     # 93.5 % of the 10,000 official test images; the shipped 2,000 have a standard error of 0.55 points
-    assert accuracy(load_demo_model(), load()) > 92.0
+    assert evaluate(load_demo_model(), load()).accuracy > 92.0
     assert WEIGHTS.stat().st_size < 4e6
 
 
@@ -40,7 +40,7 @@ def test_a_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert (tmp_path / "results.png").stat().st_size > 20_000
     loaded = load_packed(tmp_path / "model.abc", DemoNet())
     # the accuracy in the record belongs to the model in the file
-    assert accuracy(loaded, load().first(250)) == record["calibrated_accuracy"]
+    assert evaluate(loaded, load().first(250)).accuracy == record["calibrated_accuracy"]
 
 
 def test_the_same_seed_gives_the_same_result(
@@ -82,7 +82,7 @@ def test_ctrl_c_before_anything(tmp_path: Path, capsys: pytest.CaptureFixture, m
 def test_a_short_training_lowers_the_loss():
     data, losses = load(), []
     model = DemoNet()
-    train(model, data, Recipe(epochs=0.08, learning_rate=4e-3, batch=32), tick=losses.append)
+    train(model, data, Recipe(epochs=0.08, learning_rate=4e-3, batch=32, optimizer="adamw"), tick=losses.append)
     assert len(losses) == 15
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert not model.training
@@ -93,7 +93,7 @@ def test_fine_tuning_trains_weights_and_levels():
     data = load()
     abcfx.calibrate(model, data.calibration_batches(64), progress=False)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    train(model, data, Recipe(epochs=0.01, learning_rate=3e-4, batch=20), teacher=load_demo_model())
+    train(model, data, Recipe(epochs=0.01, learning_rate=3e-4, batch=20, optimizer="adamw"), teacher=load_demo_model())
     still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert still == []
 
@@ -135,7 +135,7 @@ def test_cifar_gets_a_model_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     arrays = {"x_train": images.astype(np.uint8), "y_train": labels}
     np.savez(tmp_path / "cifar.npz", **arrays, x_test=arrays["x_train"][:40], y_test=labels[:40])
     monkeypatch.setattr(demo, "SWEEP", ())
-    monkeypatch.setattr(demo, "CIFAR_RECIPE", Recipe(epochs=1, learning_rate=4e-3, batch=40, autocast=True))
+    monkeypatch.setattr(demo, "CIFAR_RECIPE", Recipe(1, 4e-3, batch=40, optimizer="adamw", autocast=True))
     assert main(["demo", "--quick", "--data", str(tmp_path / "cifar.npz"), "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "training the float model: loss" in text

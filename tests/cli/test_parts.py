@@ -15,7 +15,6 @@ from rich.console import Console
 from abcfx.bench.race import Race, race
 from abcfx.cli.demo_report import Point, Results
 from abcfx.cli.picture import draw
-from abcfx.cli.training import Recipe, augment, distillation_loss
 from abcfx.cli.units import count, milliseconds, shape, size
 
 
@@ -120,20 +119,3 @@ def test_a_picture_of_a_single_point(tmp_path: Path):
     record.points, record.tuned_accuracy = record.points[:1], None
     draw(record, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
-
-
-def test_augmentation_shifts_and_mirrors_but_never_mixes_images():
-    images = torch.arange(1, 5).view(4, 1, 1, 1).expand(4, 1, 8, 8).float()
-    out = augment(images, Recipe(1, 1), torch.Generator().manual_seed(0))
-    assert out.shape == images.shape
-    for image, value in zip(out, range(1, 5), strict=True):
-        assert set(image.unique().tolist()) <= {0.0, float(value)}
-
-
-def test_distillation_is_least_at_the_teacher():
-    teacher, labels = torch.randn(6, 10), torch.randint(10, (6,))
-    student = teacher.clone().requires_grad_()
-    soft = distillation_loss(student, teacher, labels) - 0.5 * torch.nn.functional.cross_entropy(student, labels)
-    assert soft.abs() < 1e-6
-    (gradient,) = torch.autograd.grad(soft, student)
-    assert gradient.abs().max() < 1e-6

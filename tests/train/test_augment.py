@@ -1,0 +1,58 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from abcfx.train.augment import Draws, augment
+from abcfx.train.recipe import Recipe
+
+
+def draws_of(images: int, augment: str = "crop", seed: int = 0, epoch: int = 0) -> Draws:
+    return Draws.of_epoch(images, Recipe(1, 0.1, augment=augment), seed, epoch)
+
+
+def test_each_image_is_cropped_and_mirrored_by_its_own_draw():
+    images = torch.randint(0, 256, (50, 3, 9, 7), dtype=torch.uint8)
+    draws = draws_of(50)
+    out = augment(images, draws, 4)
+    assert out.dtype == torch.uint8
+    for i, image in enumerate(images):
+        top, left = int(draws.top[i]), int(draws.left[i])
+        expected = F.pad(image, [4] * 4)[:, top : top + 9, left : left + 7]
+        assert torch.equal(out[i], expected.flip(-1) if draws.mirror[i] else expected)
+
+
+def test_the_draws_are_spread():
+    draws = draws_of(20_000)
+    for offset in (draws.top, draws.left):
+        shares = torch.bincount(offset, minlength=9) / 20_000
+        assert len(shares) == 9
+        assert (shares - 1 / 9).abs().max() < 5 * (1 / 9 / 20_000) ** 0.5  # five standard deviations
+    assert abs(float(draws.mirror.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5
+    assert len(set(zip(draws.top.tolist(), draws.left.tolist(), strict=True))) == 81
+    assert draws.order.sort().values.equal(torch.arange(20_000))
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    same, again = draws_of(100, seed=2, epoch=3), draws_of(100, seed=2, epoch=3)
+    assert all(getattr(same, name).equal(getattr(again, name)) for name in ("order", "top", "left", "mirror"))
+    for other in (draws_of(100, seed=2, epoch=4), draws_of(100, seed=3, epoch=3)):
+        assert not same.order.equal(other.order)
+        assert not same.top.equal(other.top)
+
+
+@pytest.mark.parametrize("kind", ["flip", "none"])
+def test_less_augmentation(kind: str):
+    images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    draws = draws_of(40, kind)
+    for pad in (0, 4):  # an offset of `pad` leaves the image where it is
+        out = augment(images, draws, pad)
+        mirrored = [i for i in range(40) if not torch.equal(out[i], images[i])]
+        assert (0 < len(mirrored) < 40) if kind == "flip" else not mirrored
+        assert all(torch.equal(out[i], images[i].flip(-1)) for i in mirrored)
+
+
+def test_a_batch_is_a_part_of_the_epoch():
+    draws = draws_of(30)
+    parts = [draws.batch(slice(start, start + 10)) for start in (0, 10, 20)]
+    assert torch.cat([part.order for part in parts]).equal(draws.order)
+    assert torch.cat([part.mirror for part in parts]).equal(draws.mirror)
