@@ -54,17 +54,20 @@ _lock = threading.RLock()
 _chains: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {key: Chain}
 
 
-def is_training(weight: Tensor) -> bool:
-    """Whether gradients will flow, or are flowing, through what is made of `weight` now.
+def under_autograd() -> bool:
+    """Whether gradients will flow, or are flowing, through what is made of a differentiable tensor now.
 
     Operators run below autograd, where grad mode is off whatever the user said. What tells there: the forward pass of
     every autograd.Function, those of registered operators and of compiled graphs among them, switches forward-mode
     gradients off, which `torch.no_grad` does not; and the backward pass has a graph task.
     """
-    if not weight.requires_grad or torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled():
         return False
-    below_autograd = not torch._C._is_fwd_grad_enabled() or torch._C._current_graph_task_id() != -1
-    return torch.is_grad_enabled() or below_autograd
+    return torch.is_grad_enabled() or not torch._C._is_fwd_grad_enabled() or in_backward()
+
+
+def in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def start_of(owner: Tensor, key: tuple) -> Start | None:

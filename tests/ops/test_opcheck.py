@@ -77,6 +77,17 @@ def _() -> Samples:
     yield Weights.random(2, 12, 9, 70).bases, 3
 
 
+@samples_of("abc_k::refit_weights", F32)
+def _() -> Samples:
+    for weight in (torch.randn(5, 9, 33), torch.randn(5, 33, 9).transpose(1, 2)):
+        yield weight, torch.rand(2, 5), 2
+
+
+@samples_of("abc_k::dequantize_weights", F32)
+def _() -> Samples:
+    yield Weights.random(2, 12, 9, 70).bases, torch.rand(2, 12)
+
+
 @samples_of("abc_k::pack_rows", F32)
 def _() -> Samples:
     for levels, n in (("coded", 2), ("thermometer", 3)):
