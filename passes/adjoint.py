@@ -127,8 +127,7 @@ class Quantizer(NamedTuple):
 
 
 def quantize_activation(input: Tensor, scale: Tensor, shift: Tensor, n: int, levels: str) -> tuple[Tensor, Tensor]:
-    dense = in_memory_format(input.float(), is_channels_last(input))
-    windows = torch.ops.abc_k.window_bits(dense, scale.float(), shift.float(), n, levels)
+    windows = abc.activation_windows(input, scale, shift, n, levels)
     return abc.quantize_activation(input, scale, shift, n, levels), windows
 
 

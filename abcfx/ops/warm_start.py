@@ -27,8 +27,8 @@ from abcfx.quant.weights import dequantize_bases, fit_bases
 
 # Alternations a step. More follow the weights closer, each for some 0.3 ns a weight (docs/levels.md has the errors).
 ALTERNATIONS = 2
-# A row whose relative error has grown by this factor since its last cold fit (or over the mean one of its layer, if that
-# is larger) gets MORE alternations, and a cold fit if these do not bring it below.
+# A row whose relative error has grown by this factor since its last cold fit (or over the mean one of its layer, if
+# that is larger) gets MORE alternations, and a cold fit if these do not bring it below.
 JUMP = 2
 MORE = 16
 
@@ -97,7 +97,7 @@ def limit_of(rows: Tensor, bases: Tensor, alpha: Tensor) -> Tensor:
 
 
 def refit_rows(rows: Tensor, start: Start) -> tuple[Tensor, Start]:
-    """Alternations from `start`, and a cold fit of the rows that it does not suit: (bases, where the next fit starts)."""
+    """Alternations from `start`, a cold fit of the rows that it does not suit: (bases, where the next fit starts)."""
     bases, alpha, error, power = torch.ops.abc_k.refit_weights(rows, start.alpha, ALTERNATIONS)
     jumped = ~(error <= start.limit * power)
     if not bool(jumped.any()):
@@ -164,7 +164,7 @@ def restore_warm_starts(model: nn.Module, starts: Mapping[str, Tensor]) -> None:
     for text, tensor in starts.items():
         name, key = _key_of(text)
         if name not in parameters:
-            raise ValueError(f"warm starts of {name!r}, but the model has no such parameter; restore those of this model")
+            raise ValueError(f"warm starts of {name!r}, but the model has no such parameter: restore its own")
         weight, bases = parameters[name], key[0]
         if tensor.dim() != 2 or tensor.shape[0] != bases + 1:
             raise ValueError(f"the warm start {text!r} must be [{bases + 1}, rows], got {list(tensor.shape)}")

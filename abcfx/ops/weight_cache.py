@@ -176,8 +176,8 @@ def _is_current(owner: Tensor, version: int | Tensor) -> bool:
 def fitted(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.Size]:
     """Bases int8[M, O, taps·channels] and scales f32[M, O] of the live weight, and [O, taps, channels].
 
-    Those that `packed` and `dequantized` are made of, here and now: in a training step possibly fitted from the scales of
-    the last step; under torch.no_grad adopted ones if the weight still equals them, else a fit from scratch.
+    Those that `packed` and `dequantized` are made of, here and now: in a training step possibly fitted from the scales
+    of the last step; under torch.no_grad adopted ones if the weight still equals them, else a fit from scratch.
     """
     fit = _fit(weight, recipe, _is_training(weight))
     return fit.bases.flatten(2), fit.scales, fit.bases.shape[1:]
@@ -200,8 +200,8 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
 
 
 def fit_of(weight: Tensor, recipe: WeightRecipe) -> Fit:
-    """Bases and scales of the live weight, those of `packed` and `dequantized`; kept like them."""
-    training = warm_start.is_training(weight)
+    """`fitted`, kept until the weight changes also where no gradients flow: for the products of a backward pass."""
+    training = _is_training(weight)
     make = _fit_for_step if training else lambda weight, recipe, _: _fit(weight, recipe, False)
     return _look_up(weight, "fit", recipe.fit(), make, training)
 

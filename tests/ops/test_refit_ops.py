@@ -25,7 +25,7 @@ def test_op_is_its_reference(m: int, threads: int) -> None:
     kept = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        bases, scales, error, power = ops.refit_weights(weight, alpha, 1)
+        bases, scales, error, _power = ops.refit_weights(weight, alpha, 1)
         dense, sums = ops.dequantize_weights(bases, scales)
     finally:
         torch.set_num_threads(kept)
@@ -63,7 +63,7 @@ def test_bad_operands_are_refused() -> None:
     weight, alpha = torch.randn(4, 2, 8), torch.rand(2, 4)
     with pytest.raises(RuntimeError, match=r"alpha must have shape \[any, 4\], got \[2, 5\]"):
         ops.refit_weights(weight, torch.rand(2, 5), 1)
-    with pytest.raises(RuntimeError, match=r"weight must be a CPU tensor of Float \[outputs, taps, channels\], got Double"):
+    with pytest.raises(RuntimeError, match=r"must be a CPU tensor of Float \[outputs, taps, channels\], got Double"):
         ops.refit_weights(weight.double(), alpha, 1)
     with pytest.raises(RuntimeError, match="alternations must be from 1 to 2147483647, got 0"):
         ops.refit_weights(weight, alpha, 0)

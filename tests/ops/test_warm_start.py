@@ -126,7 +126,7 @@ def test_any_optimizer_goes_on_with_the_chain(fits: Fits, optimizer: Callable) -
     for layer in model.modules():
         if isinstance(layer, abcfx.layers.ABCLayer):  # of the live weights, not of those before the last step
             recipe = RECIPE._replace(groups=getattr(layer, "groups", 1))
-            bases, scales, shape = fitted(layer.weight, recipe)
+            bases, scales, _shape = fitted(layer.weight, recipe)
             flat = flatten_weight(layer.weight.detach(), groups=recipe.groups).flatten(1)
             residual = flat - dequantize_bases(bases, scales)
             inner = torch.einsum("pok,ok->po", bases.float(), residual)
