@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abcfx.data import Dataset
+from abcfx.train.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,23 @@ class Score:
     loss: float
 
 
-def evaluate(model: Callable[[Tensor], Tensor], data: Dataset, tick: Callable[[], None] = lambda: None) -> Score:
-    """Run the test images through `model`, which must be in eval mode; `tick` is called after each batch."""
+def evaluate(
+    model: Callable[[Tensor], Tensor], data: Dataset, tick: Callable[[], None] = lambda: None, ranks: Ranks = ALONE
+) -> Score:
+    """Run the test images through `model`, which must be in eval mode; `tick` is called after each batch.
+
+    ranks   processes that share the batches; all of them get the score of all images
+    """
     right, loss = 0, 0.0
     with torch.inference_mode():
-        for images, labels in data.test_batches():
+        for number, (images, labels) in enumerate(data.test_batches()):
+            if number % ranks.world != ranks.rank:
+                continue
             output = model(images).float()
             right += int((output.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(output, labels, reduction="sum"))
             tick()
+    right, loss = ranks.sums(right, loss)
     return Score(100 * right / len(data.test_y), loss / len(data.test_y))
 
 

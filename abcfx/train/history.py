@@ -10,11 +10,11 @@ from typing import Any
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """All rows under the keys of the first one, atomically; floats with six digits."""
+    """All rows under the keys of all of them, atomically; floats with six digits, nothing where a row lacks a key."""
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

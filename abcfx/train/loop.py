@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from abcfx.data import Dataset
 from abcfx.layers import ABCLayer
+from abcfx.ops.warm_start import restore_warm_starts, warm_starts
 from abcfx.train.augment import Draws, augment
 from abcfx.train.distill import training_loss
+from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.recipe import Recipe, make_optimizer
 
 SMALLEST_STEP = 1e-6  # of coded activation levels: 1/Δ is computed, and a negative Δ would turn the codes around
@@ -36,14 +38,16 @@ class DivergedError(RuntimeError):
 
 
 class Trainer:
-    """Trains `model` in place on `data`. Its whole state is the model, the optimizer and `step`.
+    """Trains `model` in place on `data`. Its state: the model, the optimizer, `step`, and sums of the epoch.
 
     What is random is a function of (seed, step): the order and the augmentation of the images come from
-    Draws.of_epoch(seed, epoch), and PyTorch's own generator is seeded anew before each step. So a training that goes on
-    from its state at any step gives the same parameters, bit for bit, as one that was never interrupted.
+    Draws.of_epoch(seed, epoch), and PyTorch's own generator is seeded anew before each step. With the scales that the
+    next weight fits start from (abcfx.warm_starts), a training that goes on from its state at any step gives the same
+    parameters, bit for bit, as one that was never interrupted.
 
     teacher   a float model whose outputs are followed; run in eval mode, never trained
     forward   what to call instead of `model`, for instance its compiled form, which shares its parameters
+    ranks     the processes that share each batch (distributed.py); recipe.batch is that of all together
 
     Raises DivergedError, naming the step, when the loss becomes NaN or infinite.
     """
@@ -57,7 +61,11 @@ class Trainer:
         seed: int = 0,
         teacher: nn.Module | None = None,
         forward: Callable[[Tensor], Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        ranks.check_batch(recipe.batch)
+        ranks.broadcast(model)
+        self.ranks = ranks
         self.model, self.data, self.recipe, self.seed = model, data, recipe, seed
         self.teacher = None if teacher is None else teacher.eval()
         self.forward = forward or model
@@ -101,10 +109,13 @@ class Trainer:
         """One step of the optimizer, at the rate of its place in the schedule. Returns the loss before it."""
         if self.step % self.batches == 0:
             self.loss_sum, self.right = 0.0, 0
-        torch.manual_seed((self.seed << 32) + self.step)
+        torch.manual_seed(hash((self.seed, self.step, self.ranks.rank)) & 0xFFFF_FFFF_FFFF)
         images, labels = self.next_batch()
         loss, output = self.forward_backward(images, labels)
-        value = float(loss.detach())
+        self.ranks.average_gradients(self.model)
+        right = (output.argmax(1) == labels).sum()
+        loss_sum, right, count = self.ranks.sums(float(loss.detach()) * len(labels), int(right), len(labels))
+        value = loss_sum / count
         if not math.isfinite(value):
             raise DivergedError(
                 f"the loss is {value} at step {self.step}: lower the learning rate ({self.recipe.learning_rate:g}) or "
@@ -117,8 +128,8 @@ class Trainer:
         if self._steps_of_levels:
             with torch.no_grad():
                 torch._foreach_clamp_min_(self._steps_of_levels, SMALLEST_STEP)
-        self.loss_sum += value * len(labels)
-        self.right += int((output.argmax(1) == labels).sum())
+        self.loss_sum += loss_sum
+        self.right += int(right)
         self.step += 1
         return value
 
@@ -140,8 +151,8 @@ class Trainer:
         epoch, batch = divmod(self.step, self.batches)
         if self._draws is None or self._draws[0] != epoch:
             self._draws = epoch, Draws.of_epoch(len(self.data.train_y), self.recipe, self.seed, epoch)
-        start = batch * self.recipe.batch
-        draws = self._draws[1].batch(slice(start, start + self.recipe.batch))
+        first = batch * self.recipe.batch
+        draws = self._draws[1].batch(self.ranks.part(first, min(first + self.recipe.batch, len(self.data.train_y))))
         images = augment(self.data.train_x[draws.order], draws, self.recipe.pad if self.recipe.augment == "crop" else 0)
         return self.data.prepare(images), self.data.train_y[draws.order]
 
@@ -160,6 +171,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "warm_starts": warm_starts(self.model),
             "step": self.step,
             "loss_sum": self.loss_sum,
             "right": self.right,
@@ -168,4 +180,5 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        restore_warm_starts(self.model, state["warm_starts"])
         self.step, self.loss_sum, self.right = state["step"], state["loss_sum"], state["right"]

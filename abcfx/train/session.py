@@ -2,12 +2,12 @@
 
 DIR/checkpoint.pt   everything that is needed to go on exactly where it was written
 DIR/history.csv     one row an epoch        DIR/curves.png   the same as a picture
+DIR/telemetry.csv   one row an epoch and quantized layer (telemetry.py)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from abcfx.train.history import draw_curves, write_csv
 from abcfx.train.loop import Trainer
 from abcfx.train.progress import Step, Steps
 from abcfx.train.signals import Stopped, StopSignals
+from abcfx.train.telemetry import Telemetry
+
+KEPT = ("settings", "rows", "layer_rows", "seconds", "notes")
 
 
 class Session:
@@ -45,6 +48,9 @@ class Session:
         self.console, self.save_seconds, self.goal = console, 60 * save_minutes, goal
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0  # spent in the epoch so far
+        self.notes: dict[str, Any] = {}  # whatever the caller wants back after resuming
+        self.telemetry = Telemetry(trainer.model) if trainer.ranks.rank == 0 else None
+        self.layer_rows: list[dict[str, Any]] = []
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -60,59 +66,73 @@ class Session:
             differences = ", ".join(f"{k} was {before.get(k)!r}, is {self.settings.get(k)!r}" for k in sorted(changed))
             raise ValueError(f"{self.checkpoint} is of another training ({differences}): give the same options")
         self.trainer.load_state_dict(state["trainer"])
-        self.rows, self.seconds = state["rows"], state["seconds"]
+        for name in KEPT:
+            setattr(self, name, state[name])
+        if self.telemetry:
+            self.telemetry.load_state_dict(state["telemetry"])
 
     def save(self) -> None:
-        save_checkpoint(
-            {
-                "trainer": self.trainer.state_dict(),
-                "rows": self.rows,
-                "seconds": self.seconds,
-                "settings": self.settings,
-            },
-            self.checkpoint,
-        )
+        """Write the checkpoint; of several processes, the first one does."""
+        if self.telemetry:
+            kept = {name: getattr(self, name) for name in KEPT}
+            state = {"trainer": self.trainer.state_dict(), "telemetry": self.telemetry.state_dict()}
+            save_checkpoint(state | kept, self.checkpoint)
 
-    def run(self, after_epoch: Callable[[int], None] = lambda epoch: None) -> list[dict[str, Any]]:
-        """Train to the end and return the rows of the history. Stopped after SIGINT or SIGTERM, when all is saved."""
+    def run(self) -> list[dict[str, Any]]:
+        """Train to the end and return the rows of the history. Raises Stopped after SIGINT or SIGTERM, all saved."""
         trainer = self.trainer
         with StopSignals() as signals:
             while trainer.step < trainer.steps:
                 self._epoch(signals)
-                after_epoch(self.rows[-1]["epoch"])
                 self.save()
+                self._stop_if_asked(signals)
         return self.rows
 
     def _epoch(self, signals: StopSignals) -> None:
         """The rest of the epoch under way, and its row."""
         trainer = self.trainer
         epochs = -(-trainer.steps // trainer.batches)
-        done, first = trainer.step % trainer.batches, trainer.step
-        total = min(trainer.batches - done, trainer.steps - trainer.step)
+        total = min(trainer.batches - trainer.step % trainer.batches, trainer.steps - trainer.step)
         start = saved = time.perf_counter()
         spent = self.seconds
         with Steps(self.console) as steps, steps.step(f"{self.name} {trainer.epoch + 1}/{epochs}", total) as step:
             trainer.model.train()
-            while trainer.step == first or not trainer.epoch_ended:
+            while True:
                 step.tick_loss(trainer.train_step())
                 now = time.perf_counter()
                 self.seconds = spent + now - start
-                if signals.number is not None or now - saved > self.save_seconds:
+                if trainer.epoch_ended:  # saved with its row, never without it
+                    break
+                if now - saved > self.save_seconds:
                     self.save()
                     saved = now
-                if signals.number is not None:
-                    raise Stopped(signals.number)
+                self._stop_if_asked(signals)
             self._finish_epoch(step)
+
+    def _stop_if_asked(self, signals: StopSignals) -> None:
+        number = int(self.trainer.ranks.largest(signals.number or 0))  # all processes must stop at the same step
+        if number:
+            self.save()
+            raise Stopped(number)
 
     def _finish_epoch(self, step: Step) -> None:
         trainer = self.trainer
         trainer.model.eval()
-        score = evaluate(trainer.forward, trainer.data)
+        trainer.ranks.average_statistics(trainer.model)
+        score = evaluate(trainer.forward, trainer.data, ranks=trainer.ranks)
         row = trainer.epoch_row() | {"test_loss": score.loss, "test_accuracy": score.accuracy, "seconds": self.seconds}
         self.rows.append(row)
         self.seconds = 0.0
         step.result = (
             f"loss {row['train_loss']:.3f}  train {row['train_accuracy']:.2f} %  test {row['test_accuracy']:.2f} %"
         )
+        if self.telemetry:
+            images = trainer.data.prepare(trainer.data.train_x[: trainer.recipe.batch])
+            self.layer_rows += self.telemetry.look(images, row["epoch"])
+            self._write()
+
+    def _write(self) -> None:
         write_csv(self.rows, self.out / "history.csv")
         draw_curves(self.rows, self.out / "curves.png", self.name, self.goal)
+        if self.layer_rows:
+            write_csv(self.layer_rows, self.out / "telemetry.csv")
