@@ -33,7 +33,7 @@ ABC.define(
 
 @torch.library.impl(ABC, "activation_windows", "CompositeExplicitAutograd")
 def activation_windows(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
-    """What activation_adjoint needs of x, in bits, in channels-last order if x is so, else in that of its dimensions."""
+    """What activation_adjoint needs of x, in bits, in channels-last order if x is so, else in row-major order."""
     last = input.dim() == 4 and suggest_memory_format(input) == torch.channels_last
     input = input.float().contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     return torch.ops.abc_k.window_bits(input, scale.float(), shift.float(), activation_bases, levels)
