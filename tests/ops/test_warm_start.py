@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import abcfx
 from abcfx.ops import warm_start, weight_cache
@@ -68,8 +66,8 @@ def task(seed: int = 0, count: int = 32) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def quantized(m: int = 2) -> nn.Module:
-    model = abcfx.quantize_model(small_net(), M=m, N=2)
+def quantized(m: int = 2, **training: object) -> nn.Module:
+    model = abcfx.quantize_model(small_net(), M=m, N=2, **training)
     return abcfx.calibrate(model, [task()[0]]).train()
 
 
@@ -93,9 +91,10 @@ def evaluate(model: nn.Module) -> Tensor:
 LAYERS = 3  # quantized ones of small_net
 
 
-def test_a_step_fits_each_weight_once(fits: Fits) -> None:
+@pytest.mark.parametrize("training", [{}, {"grad_bases": 4}, {"ste": "abc"}], ids=str)
+def test_a_step_fits_each_weight_once(fits: Fits, training: dict) -> None:
     """Forward and backward share the fit, and so do steps that accumulate gradients."""
-    model = quantized()
+    model = quantized(**training)
     optimizer = momentum(model)
     fits.taken()
     train(model, optimizer, range(1))
@@ -171,39 +170,6 @@ def test_saved_bases_are_those_of_evaluation(tmp_path) -> None:
         abcfx.save_packed(model, tmp_path / "model.abc")
     loaded = abcfx.load_packed(tmp_path / "model.abc", quantized(3))
     assert torch.equal(evaluate(loaded), want)
-
-
-def roundtrip(value: object) -> object:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-@pytest.mark.parametrize("where", ["after a step", "before a step"])
-@pytest.mark.parametrize("m", [2, 4])
-def test_training_resumes_bit_for_bit(m: int, where: str) -> None:
-    torch.manual_seed(3)
-    model = quantized(m)
-    start, optimizer = copy.deepcopy(model), momentum(model, 0.05)
-    train(model, optimizer, range(6))
-    if where == "before a step":  # the forward pass has fitted the live weights already
-        model(task(6)[0])
-    saved = roundtrip((model.state_dict(), optimizer.state_dict(), abcfx.warm_starts(model)))
-    assert len(saved[2]) == LAYERS
-    train(model, optimizer, range(6, 10))
-    finals = []
-    for starts in (saved[2], {}):
-        resumed = copy.deepcopy(start)
-        again = momentum(resumed, 0.05)
-        resumed.load_state_dict(saved[0])
-        again.load_state_dict(copy.deepcopy(saved[1]))
-        abcfx.restore_warm_starts(resumed, starts)
-        train(resumed, again, range(6, 10))
-        finals.append(torch.cat([p.detach().flatten() for p in resumed.parameters()]))
-    wanted = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert torch.equal(finals[0], wanted)
-    assert not torch.equal(finals[1], wanted)  # else this test would show nothing
 
 
 def test_other_changes_are_fitted_from_scratch(fits: Fits) -> None:
@@ -356,64 +322,3 @@ def test_what_is_not_finite_is_refused(fits: Fits) -> None:
     optimizer.step()
     with pytest.raises(ValueError, match="weights must be finite: 1 NaN and 0 infinite among 120 values"):
         dequantized(weight, RECIPE)
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_recomputed_forwards_use_the_same_fit(reentrant: bool, fits: Fits) -> None:
-    torch.manual_seed(4)
-    plain = quantized(3)
-    for part in plain:
-        if isinstance(part, nn.BatchNorm2d):
-            part.eval()  # its running moments would be updated twice
-    other = copy.deepcopy(plain)
-    optimizers = momentum(plain), momentum(other)
-    for step in range(3):
-        x, y = task(step)
-        F.cross_entropy(plain(x), y).backward()
-        hidden = x.clone().requires_grad_()
-        for part in other:
-            hidden = checkpoint(part, hidden, use_reentrant=reentrant)
-        F.cross_entropy(hidden, y).backward()
-        for a, b in zip(plain.parameters(), other.parameters(), strict=True):
-            assert torch.equal(a.grad, b.grad)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-    assert fits.warm == 2 * 2 * LAYERS
-
-
-def test_after_100_steps_errors_are_those_of_cold_fits() -> None:
-    """Within 2 % a layer of 144 weights a row or more; both are local optima, so either may be the better one."""
-    for m in (2, 3):
-        torch.manual_seed(5)
-        net = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 48, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(48 * 9, 64), nn.ReLU(), nn.Linear(64, 4),
-        )  # fmt: skip
-        model = abcfx.calibrate(abcfx.quantize_model(net, M=m, N=2), [task()[0]]).train()
-        train(model, momentum(model, 0.01), range(100))
-        model(task()[0])
-        layers = [layer for layer in model.modules() if isinstance(layer, abcfx.layers.ABCLayer)]
-        assert len(layers) == 3
-        for layer in layers:
-            flat = flatten_weight(layer.weight.detach()).flatten(1)
-            errors = []
-            for enabled in (True, False):
-                with torch.set_grad_enabled(enabled):
-                    bases, scales, _ = fitted(layer.weight, RECIPE._replace(weight_bases=m))
-                errors.append(float((flat - dequantize_bases(bases, scales)).square().sum()))
-            assert errors[0] != errors[1]  # else both were cold
-            assert errors[0] <= 1.02 * errors[1], (m, layer.abc_name)
-
-
-def test_bad_warm_starts_are_refused() -> None:
-    model = quantized()
-    train(model, momentum(model), range(1))
-    starts = abcfx.warm_starts(model)
-    name, tensor = next(iter(starts.items()))
-    with pytest.raises(ValueError, match="'other.weight', but the model has no such parameter"):
-        abcfx.restore_warm_starts(model, {f"other.weight|{name.rpartition('|')[2]}": tensor})
-    with pytest.raises(ValueError, match=r"must be \[3, rows\], got \[2, "):
-        abcfx.restore_warm_starts(model, {name: tensor[:2]})
-    with pytest.raises(ValueError, match="'0.weight' is not the name of a warm start"):
-        abcfx.restore_warm_starts(model, {"0.weight": tensor})
