@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abcfx.ops.warm_start import follow, restore_warm_starts, warm_starts
 from abcfx.plan import LayerPlan
+
+
+class _Owner(nn.Module):
+    """One weight as a module: what `warm_starts` and `restore_warm_starts` take."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
 
 
 class NotCalibratedError(RuntimeError):
@@ -45,6 +54,35 @@ class ABCLayer(nn.Module):
         new.adopt_plan(plan, name)
         return new
 
+    def _weight_start(self) -> Tensor | None:
+        """Where the next fit of the weight starts, f64[M + 1, rows] (abcfx/ops/warm_start.py)."""
+        found = {} if self._parameters.get("weight") is None else warm_starts(_Owner(self.weight))
+        return next(iter(found.values()), None)
+
+    def _restore_weight_start(self, start: Tensor | None) -> None:
+        weight = self._parameters.get("weight")
+        if weight is None or weight.is_meta:
+            return
+        follow(weight)
+        if start is not None:
+            transposed = isinstance(self, nn.modules.conv._ConvTransposeNd)
+            layout = weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
+            key = (self.plan.weight_bases, self.plan.per_channel, transposed, getattr(self, "groups", 1), *layout)
+            restore_warm_starts(_Owner(weight), {f"weight|{key}": start})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_abc_weight_start": self._weight_start()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        start = state.pop("_abc_weight_start", None)
+        super().__setstate__(state)
+        self._restore_weight_start(start)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if (start := self._weight_start()) is not None:
+            destination[f"{prefix}weight_start"] = start
+
     def adopt_plan(self, plan: LayerPlan, name: str) -> None:
         """Set the plan and forget the calibration: levels fitted for another plan mean nothing to this one."""
         self.plan, self.abc_name, self.observer, self.calibrated = plan, name, None, False
@@ -55,6 +93,7 @@ class ABCLayer(nn.Module):
             nan = torch.full((values,), torch.nan, dtype=dtype, device=weight.device)
             self.register_parameter(parameter, nn.Parameter(nan))
         self.set_correction(None, None)
+        self._restore_weight_start(None)
 
     @property
     def channel_dim(self) -> int:
@@ -115,7 +154,10 @@ class ABCLayer(nn.Module):
         elif (f"{prefix}output_gain" in state_dict) != (self.output_gain is not None):
             saved = [state_dict.get(f"{prefix}{name}") for name in ("output_gain", "output_shift")]
             self.set_correction(*(None if value is None else torch.empty_like(value) for value in saved))
+        start = state_dict.pop(f"{prefix}weight_start", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        if start is None or start.shape[0] == self.plan.weight_bases + 1:  # of another M: fitted from scratch
+            self._restore_weight_start(start)
         scale, shift = self.activation_scale, self.activation_shift
         self.calibrated = not scale.is_meta and bool(torch.isfinite(scale).all() and torch.isfinite(shift).all())
 

@@ -2,9 +2,12 @@
 
 A chain begins with a fit from scratch ("cold") and goes on with one alternation per optimizer step ("warm",
 abcfx/quant/refit.py). Any other change of the weight (load_state_dict, an in-place edit, `invalidate`) ends it, and the
-next fit is cold again. Only look-ups that gradients will flow through take part in a chain: everything else, evaluation
-and packing included, fits from scratch, so that what a model computes then is a function of its state_dict and plan,
-not of how it came there.
+next fit is cold again.
+
+Two fits of about the same error may differ in many signs, and a network that was trained with one of them loses points of
+accuracy with the other. So evaluation and packing use the chain as long as it lives, and layers save it with their state
+(`weight_start` in the state_dict, in pickles and in copies): what a model computes is a function of its state_dict and
+plan, not of how it came there. Weights that no layer owns (functional layers) have no chain and are always fitted cold.
 
 A training step does depend on the chain. `warm_starts` reads it and `restore_warm_starts` sets it, for checkpoints from
 which training resumes bit for bit.
@@ -52,6 +55,7 @@ class Chain:
 
 _lock = threading.RLock()
 _chains: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {key: Chain}
+_followed: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weights of layers
 
 
 def under_autograd() -> bool:
@@ -68,6 +72,20 @@ def under_autograd() -> bool:
 
 def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
+
+
+def follow(weight: Tensor) -> None:
+    """Let this weight have a chain: called by layers that save it with their state (abcfx/layers/base.py)."""
+    _followed[weight] = True
+
+
+def follows(owner: Tensor) -> bool:
+    return owner in _followed
+
+
+def lives(owner: Tensor) -> bool:
+    """Whether only optimizers have changed `owner` since its last fit in a training step."""
+    return any(chain.version == owner._version for chain in _chains.get(owner, {}).values())
 
 
 def start_of(owner: Tensor, key: tuple) -> Start | None:

@@ -146,7 +146,10 @@ def _find(owner: Tensor, key: tuple) -> Any:
 
 def _is_training(weight: Tensor) -> bool:
     differentiable = weight.requires_grad or (warm_start.in_backward() and _owner(weight).requires_grad)
-    return differentiable and warm_start.under_autograd()
+    if differentiable and warm_start.under_autograd():
+        return True
+    owner = _owner(weight)
+    return not owner.is_inference() and warm_start.lives(owner)
 
 
 def _owner(weight: Tensor) -> Tensor:
@@ -229,7 +232,7 @@ def _fit_cold(weight: Tensor, recipe: WeightRecipe, training: bool = False) -> F
 
 def _fit_for_step(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
     """From the scales of the last step where there are any, else from scratch."""
-    if recipe.basis != "alternating":
+    if recipe.basis != "alternating" or not warm_start.follows(_owner(weight)):
         return _fit_cold(weight, recipe)
     owner, offset, shape, stride = _owner(weight), weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
     key = (recipe.weight_bases, recipe.per_channel, recipe.transposed, recipe.groups, offset, shape, stride)

@@ -8,7 +8,8 @@ namespace abcfx {
 
 Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes);
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha, int64_t alternations);
+std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha,
+                                                         int64_t alternations);
 
 std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
