@@ -14,6 +14,7 @@ from abcfx.api import plan_of, quantize_, quantize_model  # noqa: E402
 from abcfx.calibrate import calibrate, calibration  # noqa: E402
 from abcfx.config import Config  # noqa: E402
 from abcfx.layers import NotCalibratedError  # noqa: E402
+from abcfx.ops.warm_start import restore_warm_starts, warm_starts  # noqa: E402
 from abcfx.ops.weight_cache import invalidate  # noqa: E402
 from abcfx.packed import load_packed, save_packed  # noqa: E402
 from abcfx.passes import adjoint  # noqa: E402, F401  importing makes the abc ops differentiable
@@ -33,6 +34,8 @@ __all__ = [
     "plan_of",
     "quantize_",
     "quantize_model",
+    "restore_warm_starts",
     "save_packed",
     "summary",
+    "warm_starts",
 ]

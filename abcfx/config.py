@@ -53,6 +53,7 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", _globs("include", self.include))
         object.__setattr__(self, "exclude", _globs("exclude", self.exclude))
+        object.__setattr__(self, "binary", _globs("binary", self.binary))
         object.__setattr__(self, "overrides", {glob: dict(rule) for glob, rule in self.overrides.items()})
         default = self.default_plan()
         for glob, rule in self.overrides.items():

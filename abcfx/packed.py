@@ -117,7 +117,8 @@ def load_packed(path: str | PathLike[str], model: nn.Module) -> nn.Module:
 
 
 def _planes(layer: ABCLayer) -> dict[str, Tensor]:
-    bases, scales, _ = fitted(layer.weight, recipe_of(layer))
+    with torch.no_grad():  # the bases of evaluation, not those of a training step
+        bases, scales, _ = fitted(layer.weight, recipe_of(layer))
     bits = torch.from_numpy(np.packbits(bases.cpu().numpy() < 0, bitorder="little"))
     return {"bits": bits, "scales": scales.cpu() if layer.plan.per_channel else scales[:, :1].clone().cpu()}
 

@@ -22,6 +22,8 @@ from torch.fx import GraphModule
 import abcfx.ops  # noqa: F401  defines torch.ops.abc
 from abcfx.graph import with_bodies
 from abcfx.ops.autograd import differentiable, not_twice
+from abcfx.ops.convolution import check_convolution
+from abcfx.ops.linear import check_linear
 from abcfx.ops.product import recipe_of
 from abcfx.ops.saved_activation import in_memory_format, is_channels_last
 from abcfx.ops.schema import LINEAR, Geometry
@@ -69,6 +71,10 @@ def forward_of(facts: Callable[..., Layer]) -> Callable[..., tuple[Tensor, ...]]
         input, weight, bias, scale, shift = arguments[:5]
         layer = facts(*arguments)
         geometry, plan = layer.geometry, layer.plan
+        if geometry.linear:
+            check_linear(input, weight)
+        else:
+            check_convolution(input, weight, geometry.transposed, geometry.groups)
         planes, windows = abc.save_activation(
             input, scale, shift, layer.weight_size, *geometry, plan.activation_bases, plan.levels
         )
@@ -127,8 +133,7 @@ class Quantizer(NamedTuple):
 
 
 def quantize_activation(input: Tensor, scale: Tensor, shift: Tensor, n: int, levels: str) -> tuple[Tensor, Tensor]:
-    dense = in_memory_format(input.float(), is_channels_last(input))
-    windows = torch.ops.abc_k.window_bits(dense, scale.float(), shift.float(), n, levels)
+    windows = abc.activation_windows(input, scale, shift, n, levels)
     return abc.quantize_activation(input, scale, shift, n, levels), windows
 
 

@@ -24,8 +24,7 @@ KEPT = (torch.ops.abc.save_activation.default,)
 
 
 class SaveBits(CustomGraphPass):
-    """Marks the forward ops of a joint graph for the partitioner: products and a first convolution PREFER_RECOMPUTE, bits
-    MUST_SAVE.
+    """Marks for the partitioner in a joint graph: products and a first convolution PREFER_RECOMPUTE, bits MUST_SAVE.
     """
 
     def __call__(self, graph: Graph) -> None:

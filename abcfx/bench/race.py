@@ -53,17 +53,19 @@ def run_laps(
     *,
     few: Collection[str] = (),
     before: Mapping[str, Call] | None = None,
+    once: bool = False,
 ) -> Laps:
     """Time all entrants, which must be warm, in turns for about `seconds` and at least five rounds.
 
     few      entrants so slow that they only run in the first three rounds; the others do not wait for them
     before   what to call, untimed, in front of an entrant's turn, e.g. to set its number of threads
+    once     one call a turn: where `before` must stand in front of every call
     """
     before = before or {}
     calls = {}
     for name, function in entrants.items():
         before.get(name, _nothing)()
-        calls[name] = 1 if name in few else _calls(function)
+        calls[name] = 1 if once or name in few else _calls(function)
     laps = Laps({name: [] for name in entrants})
     end = time.perf_counter() + seconds
     for count, order in enumerate(_orders(list(entrants))):

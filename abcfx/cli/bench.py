@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from abcfx.cli import bench_breakeven, bench_gemm, bench_layers, bench_model, bench_pack, bench_training
+from abcfx.cli import bench_breakeven, bench_fit, bench_gemm, bench_layers, bench_model, bench_pack, bench_training
 from abcfx.cli.front import Parser
 
 HELP = "Measure abcfx against f32, bf16 and int8 on this machine, interleaved, packing included and excluded."
 EXAMPLE = "python -m abcfx bench conv --quick"
 PARTS = (
     *bench_gemm.PARTS, *bench_pack.PARTS, *bench_layers.PARTS, *bench_model.PARTS, *bench_training.PARTS,
-    *bench_breakeven.PARTS,
+    *bench_fit.PARTS, *bench_breakeven.PARTS,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from abcfx.ops.schema import ABC
 from abcfx.quant import activations
@@ -22,6 +23,26 @@ def quantize_activation(input: Tensor, scale: Tensor, shift: Tensor, activation_
 @torch.library.register_fake("abc::quantize_activation", lib=ABC)
 def _fake(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
     return torch.empty_like(input)
+
+
+ABC.define(
+    "activation_windows(Tensor input, Tensor scale, Tensor shift, int activation_bases, str levels) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl(ABC, "activation_windows", "CompositeExplicitAutograd")
+def activation_windows(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
+    """What activation_adjoint needs of x, in bits, in channels-last order if x is so, else in row-major order."""
+    last = input.dim() == 4 and suggest_memory_format(input) == torch.channels_last
+    input = input.float().contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return torch.ops.abc_k.window_bits(input, scale.float(), shift.float(), activation_bases, levels)
+
+
+@torch.library.register_fake("abc::activation_windows", lib=ABC)
+def _(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
+    rows = 2 if levels == "coded" else 2 * activation_bases
+    return input.new_empty((rows, (input.numel() + 7) // 8), dtype=torch.uint8)
 
 
 ABC.define(

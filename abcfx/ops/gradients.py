@@ -136,8 +136,9 @@ def input_grad_on_planes(
             tap_sums, None, *levels, "coded", m * outputs,
             [high.taps, wide.taps], [1, 1], pad, geometry[2], 1,
         )  # fmt: skip
-        y = y[:, pad[0] - high.before :, pad[1] - wide.before :][:, : high.count, : wide.count]
-        return y * step.view(n, 1, 1, 1)
+        y.mul_(step.view(n, 1, 1, 1))  # in place: a fresh tensor of this size costs as much as the pass
+        y = y[:, pad[0] - high.before :, pad[1] - wide.before :]
+        return y[:, : high.count, : wide.count].contiguous()
 
     if list(geometry[0]) == [1, 1]:
         return phase_grad(axes[0][0], axes[1][0]).permute(0, 3, 1, 2)
@@ -162,7 +163,7 @@ def linear_input_grad_on_planes(
         alpha.new_ones((1, channels)), sums_over_rows(bases.view(outputs, channels)).unsqueeze(1), None, *levels,
         "coded", outputs,
     )  # fmt: skip
-    return y * step.unsqueeze(1)
+    return y.mul_(step.unsqueeze(1))
 
 
 def weight_grad_on_planes(

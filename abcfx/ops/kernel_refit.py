@@ -1,7 +1,7 @@
 """abc_k::refit_weights and dequantize_weights: what a training step makes of its weights (csrc/include/abcfx/refit.h).
 
     refit_weights       (w f32[O, taps, c] of any strides, α f32[M, O], alternations)
-                        → bases int8 ±1 [M, O, taps, c], α f32[M, O], error f64[O], power f64[O]   (abcfx/quant/refit.py)
+                        → bases int8 ±1 [M, O, taps, c], α f32[M, O], error f64[O], power f64[O]
     dequantize_weights  (bases int8 ±1 [M, O, taps, c], α f32[M, O])
                         → Ŵ = Σ_p α_p B_p f32[O, c, taps], as a convolution stores it, and f32[O, taps] = Σ_channels Ŵ
 """

@@ -27,8 +27,8 @@ from abcfx.quant.weights import dequantize_bases, fit_bases
 
 # Alternations a step. More follow the weights closer, each for some 0.3 ns a weight (docs/levels.md has the errors).
 ALTERNATIONS = 2
-# A row whose relative error has grown by this factor since its last cold fit (or over the mean one of its layer, if that
-# is larger) gets MORE alternations, and a cold fit if these do not bring it below.
+# A row whose relative error has grown by this factor since its last cold fit (or over the mean one of its layer, if
+# that is larger) gets MORE alternations, and a cold fit if these do not bring it below.
 JUMP = 2
 MORE = 16
 
@@ -54,17 +54,20 @@ _lock = threading.RLock()
 _chains: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {key: Chain}
 
 
-def is_training(weight: Tensor) -> bool:
-    """Whether gradients will flow, or are flowing, through what is made of `weight` now.
+def under_autograd() -> bool:
+    """Whether gradients will flow, or are flowing, through what is made of a differentiable tensor now.
 
     Operators run below autograd, where grad mode is off whatever the user said. What tells there: the forward pass of
     every autograd.Function, those of registered operators and of compiled graphs among them, switches forward-mode
     gradients off, which `torch.no_grad` does not; and the backward pass has a graph task.
     """
-    if not weight.requires_grad or torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled():
         return False
-    below_autograd = not torch._C._is_fwd_grad_enabled() or torch._C._current_graph_task_id() != -1
-    return torch.is_grad_enabled() or below_autograd
+    return torch.is_grad_enabled() or not torch._C._is_fwd_grad_enabled() or in_backward()
+
+
+def in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def start_of(owner: Tensor, key: tuple) -> Start | None:
@@ -94,7 +97,7 @@ def limit_of(rows: Tensor, bases: Tensor, alpha: Tensor) -> Tensor:
 
 
 def refit_rows(rows: Tensor, start: Start) -> tuple[Tensor, Start]:
-    """Alternations from `start`, and a cold fit of the rows that it does not suit: (bases, where the next fit starts)."""
+    """Alternations from `start`, a cold fit of the rows that it does not suit: (bases, where the next fit starts)."""
     bases, alpha, error, power = torch.ops.abc_k.refit_weights(rows, start.alpha, ALTERNATIONS)
     jumped = ~(error <= start.limit * power)
     if not bool(jumped.any()):
@@ -161,7 +164,7 @@ def restore_warm_starts(model: nn.Module, starts: Mapping[str, Tensor]) -> None:
     for text, tensor in starts.items():
         name, key = _key_of(text)
         if name not in parameters:
-            raise ValueError(f"warm starts of {name!r}, but the model has no such parameter; restore those of this model")
+            raise ValueError(f"warm starts of {name!r}, but the model has no such parameter: restore its own")
         weight, bases = parameters[name], key[0]
         if tensor.dim() != 2 or tensor.shape[0] != bases + 1:
             raise ValueError(f"the warm start {text!r} must be [{bases + 1}, rows], got {list(tensor.shape)}")

@@ -87,17 +87,18 @@ class Snapshot:
 _generation = 0  # counts the changes that version counters do not see
 _lock = threading.RLock()
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_by_address: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()  # of weights in training
 _adopted: WeakIdKeyDictionary = WeakIdKeyDictionary()  # owner → {(recipe, shape): (bases, scales)}
 
 
 def packed(weight: Tensor, recipe: WeightRecipe) -> PackedWeight:
     """Bit planes, scales and tap sums of `weight`: of the live values, never of earlier ones."""
-    return _look_up(weight, "packed", recipe, _pack, warm_start.is_training(weight))
+    return _look_up(weight, "packed", recipe, _pack, _is_training(weight))
 
 
 def dequantized(weight: Tensor, recipe: WeightRecipe) -> Tensor:
     """Ŵ = Σ_p α_p B_p in the layout and dtype of `weight`."""
-    return _look_up(weight, "dequantized", recipe.fit(), _dequantize, warm_start.is_training(weight))[0]
+    return _look_up(weight, "dequantized", recipe.fit(), _dequantize, _is_training(weight))[0]
 
 
 def invalidate(target: nn.Module | Tensor) -> None:
@@ -125,6 +126,8 @@ def _look_up(
 ) -> Any:
     owner, key = _owner(weight), (form, recipe, training, *_layout(weight))
     with _lock:
+        if training:
+            _by_address[weight.data_ptr()] = owner
         value = _find(owner, key)
         if value is None:
             version = owner.detach().clone() if owner.is_inference() else owner._version
@@ -141,9 +144,23 @@ def _find(owner: Tensor, key: tuple) -> Any:
     return kept.value if kept is not None and _is_current(owner, kept.version) else None
 
 
+def _is_training(weight: Tensor) -> bool:
+    differentiable = weight.requires_grad or (warm_start.in_backward() and _owner(weight).requires_grad)
+    return differentiable and warm_start.under_autograd()
+
+
 def _owner(weight: Tensor) -> Tensor:
-    """A view (a transposed weight) is a new object at each call: what is kept hangs on the tensor it looks at."""
-    return weight._base if weight._is_view() and weight._base is not None else weight
+    """The tensor that what is kept hangs on. A view (a transposed weight) is a new object at each call: its base.
+
+    Activation checkpoints hand an alias of the weight to the backward pass: the tensor seen there by the forward pass.
+    """
+    if weight._is_view() and weight._base is not None:
+        return weight._base
+    if warm_start.in_backward():
+        seen = _by_address.get(weight.data_ptr())
+        if seen is not None and seen.device == weight.device and seen._version == weight._version:
+            return seen
+    return weight
 
 
 def _layout(weight: Tensor) -> tuple:
@@ -159,16 +176,11 @@ def _is_current(owner: Tensor, version: int | Tensor) -> bool:
 def fitted(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.Size]:
     """Bases int8[M, O, taps·channels] and scales f32[M, O] of the live weight, and [O, taps, channels].
 
-    Adopted ones if the weight still equals them, else a new fit.
+    Those that `packed` and `dequantized` are made of, here and now: in a training step possibly fitted from the scales
+    of the last step; under torch.no_grad adopted ones if the weight still equals them, else a fit from scratch.
     """
-    flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
-    adopted = _adopted.get(_owner(weight), {}).get((recipe.fit(), weight.shape))
-    if adopted is not None:
-        same = dequantize_bases(*adopted).view(flat.shape).to(weight.dtype)
-        if torch.equal(same, flat.to(weight.dtype)):
-            return *adopted, flat.shape
-    bases, scales = fit_bases(flat.flatten(1), recipe.weight_bases, recipe.basis, recipe.per_channel)
-    return bases, scales, flat.shape
+    fit = _fit(weight, recipe, _is_training(weight))
+    return fit.bases.flatten(2), fit.scales, fit.bases.shape[1:]
 
 
 def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -> None:
@@ -188,25 +200,34 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
 
 
 def fit_of(weight: Tensor, recipe: WeightRecipe) -> Fit:
-    """Bases and scales of the live weight, those of `packed` and `dequantized`; kept like them."""
-    training = warm_start.is_training(weight)
+    """`fitted`, kept until the weight changes also where no gradients flow: for the products of a backward pass."""
+    training = _is_training(weight)
     make = _fit_for_step if training else lambda weight, recipe, _: _fit(weight, recipe, False)
     return _look_up(weight, "fit", recipe.fit(), make, training)
 
 
 def _fit(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
-    if training:
-        return _look_up(weight, "fit", recipe.fit(), _fit_for_step, training)
+    """Kept while training: a step wants it several times. The bases would be most of what an idle model keeps."""
+    if training or warm_start.in_backward():
+        return _look_up(weight, "fit", recipe.fit(), _fit_for_step if training else _fit_cold, training)
     shared = _find(_owner(weight), ("fit", recipe.fit(), True, *_layout(weight)))
     return shared if shared is not None and shared.cold else _fit_cold(weight, recipe)
 
 
-def _fit_cold(weight: Tensor, recipe: WeightRecipe) -> Fit:
-    bases, scales, shape = fitted(weight, recipe)
-    return Fit(bases.view(-1, *shape), scales)
+def _fit_cold(weight: Tensor, recipe: WeightRecipe, training: bool = False) -> Fit:
+    """From the weight alone, or what it was adopted with if it still equals that."""
+    flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
+    adopted = _adopted.get(_owner(weight), {}).get((recipe.fit(), weight.shape))
+    if adopted is not None:
+        bases, scales = adopted
+        same = dequantize_bases(bases, scales).view(flat.shape).to(weight.dtype)
+        if torch.equal(same, flat.to(weight.dtype)):
+            return Fit(bases.view(-1, *flat.shape), scales)
+    bases, scales = fit_bases(flat.flatten(1), recipe.weight_bases, recipe.basis, recipe.per_channel)
+    return Fit(bases.view(-1, *flat.shape), scales)
 
 
-def _fit_for_step(weight: Tensor, recipe: WeightRecipe, _: bool) -> Fit:
+def _fit_for_step(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
     """From the scales of the last step where there are any, else from scratch."""
     if recipe.basis != "alternating":
         return _fit_cold(weight, recipe)

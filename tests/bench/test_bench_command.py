@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from abcfx.bench import breakeven, contest, model, shapes, workloads
+from abcfx.bench import breakeven, contest, fit, model, shapes, workloads
 from abcfx.bench.workloads import LinearShape, WrongResult, methods
 from abcfx.cli import bench
 from abcfx.cli.front import main
@@ -82,6 +82,22 @@ def test_pack_is_measured_in_bytes_read(tmp_path: Path, capsys: pytest.CaptureFi
         assert one["rates"][0]["bytes_per_s"] == pytest.approx(about["bytes"] / (one["rates"][0]["ms"]["median"] / 1e3))
         assert one["rates"][0]["ratio"]["median"] > 0
     assert "16ch 4² bfloat16 NCHW in memory, affine" in capsys.readouterr().out
+
+
+def test_fits_are_timed_against_a_cold_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(fit.NETWORKS, "resnet20", (((8, 4, 3, 3), 2), ((8, 8, 1, 1), 1)))
+    argv = ["fit", "--networks", "resnet20", "--bases", 1, 3, "--seconds", "0.01", "--json", tmp_path / "fit.json"]
+    assert run(*argv) == 0
+    found = json.loads((tmp_path / "fit.json").read_text())["measurements"][0]
+    assert (found["about"]["layers"], found["about"]["weights"]) == (3, 2 * 288 + 64)
+    assert [(one["M"], one["fit"]) for one in found["times"]] == [(m, kind) for m in (1, 3) for kind in fit.FITS]
+    assert all(0 < one["fit_ms"]["median"] < 1e3 and one["ratio"]["median"] > 0 for one in found["times"])
+    warm = found["times"][5]
+    assert warm["fit"] == "warm"
+    assert warm["ratio"]["low"] > 1
+    assert "of a cold fit" in capsys.readouterr().out
 
 
 def test_breakeven_writes_its_files(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):

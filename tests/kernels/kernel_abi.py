@@ -71,6 +71,17 @@ PADDING = structure(
     dict.fromkeys("tap_sums bias base first_h last_h first_w last_w".split(), P)
     | {"constant": ctypes.c_float, "beta_sum": ctypes.c_float},
 )
+REFIT = structure(
+    "abcfx_refit_args",
+    "src start dst alpha error power scratch bases rows taps channels stride_row stride_tap stride_channel "
+    "alternations row_begin row_end",
+    dict.fromkeys("src start dst alpha error power scratch".split(), P),
+)
+DEQUANTIZE = structure(
+    "abcfx_dequantize_args",
+    "src alpha out tap_sums bases rows taps channels row_begin row_end",
+    dict.fromkeys("src alpha out tap_sums".split(), P),
+)
 
 
 @cache
@@ -120,7 +131,7 @@ class Guarded:
 
     def __init__(self, *shape: int, dtype: torch.dtype) -> None:
         self.alive.append(self)
-        self.pattern = -12345.0 if dtype.is_floating_point else 0x5A if dtype == torch.uint8 else 0x5A5A5A5A
+        self.pattern = -12345.0 if dtype.is_floating_point else 0x5A if dtype.itemsize == 1 else 0x5A5A5A5A
         size = torch.Size(shape).numel()
         self.memory = torch.full((size + 2 * self.WALL,), self.pattern, dtype=dtype)
         self.tensor = self.memory[self.WALL : self.WALL + size].view(shape)

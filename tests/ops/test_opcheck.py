@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import library
+from abcfx.ops.schema import LINEAR as GEOMETRY
 
 NAMESPACES = ("abc", "abc_k")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -72,9 +73,81 @@ def _() -> Samples:
         yield torch.randn(8, 3, 3, 3, requires_grad=True), True, 2, plan[0], plan[2], plan[4]
 
 
+def layers() -> Samples:
+    """(input, weight, scale, shift, geometry, plan) of a linear layer and of every kind of convolution, frozen."""
+    for number, (shape, weight, geometry) in enumerate([(*LINEAR, tuple(GEOMETRY)), *CONVOLUTIONS.values()]):
+        plan = PLANS[number % len(PLANS)]
+        x, w, _, scale, shift = (t.detach() for t in operands(shape, weight, 6, plan))
+        yield x, w, scale, shift, geometry, plan
+
+
+def outputs_of(x: Tensor, w: Tensor, geometry: tuple) -> Tensor:
+    return torch.ops.aten.convolution(x, w, None, *geometry) if geometry[0] else x @ w.t()
+
+
+@samples_of("abc::save_activation", F32)
+def _() -> Samples:
+    for x, w, scale, shift, geometry, plan in layers():
+        yield x, scale, shift, list(w.shape), *geometry, plan[1], plan[3]
+
+
+@samples_of("abc::product", F32)
+def _() -> Samples:
+    for x, w, scale, shift, geometry, plan in layers():
+        planes, _ = torch.ops.abc.save_activation(x, scale, shift, list(w.shape), *geometry, plan[1], plan[3])
+        yield planes, w, None, scale, shift, list(x.shape), False, torch.float32, *geometry, *plan
+
+
+@samples_of("abc::input_adjoint", F32)
+def _() -> Samples:
+    for x, w, _, _, geometry, plan in layers():
+        dy = torch.randn_like(outputs_of(x, w, geometry))
+        yield dy, w, list(x.shape), False, torch.float32, None, *geometry, *plan
+        yield dy, w, list(x.shape), False, torch.float32, torch.tensor([3]), *geometry, *plan, 4
+
+
+@samples_of("abc::weight_adjoint", F32)
+def _() -> Samples:
+    for x, w, scale, shift, geometry, plan in layers():
+        planes, _ = torch.ops.abc.save_activation(x, scale, shift, list(w.shape), *geometry, plan[1], plan[3])
+        dy, sizes = torch.randn_like(outputs_of(x, w, geometry)), (list(w.shape), list(x.shape))
+        yield dy, planes, scale, shift, *sizes, False, torch.float32, None, *geometry, *plan
+        yield dy, planes, scale, shift, *sizes, False, torch.float32, torch.tensor([3]), *geometry, *plan, 4
+
+
+@samples_of("abc::activation_windows", F32)
+def _() -> Samples:
+    for x, _, scale, shift, _, plan in layers():
+        yield x, scale, shift, plan[1], plan[3]
+
+
+@samples_of("abc::activation_adjoint", F32)
+def _() -> Samples:
+    for x, w, scale, shift, geometry, plan in layers():
+        _, windows = torch.ops.abc.save_activation(x, scale, shift, list(w.shape), *geometry, plan[1], plan[3])
+        yield torch.randn_like(x), windows, scale, plan[1], plan[3]
+
+
+@samples_of("abc::weight_scales", F32)
+def _() -> Samples:
+    yield torch.randn(8, 70), False, 1, 2, "alternating", True
+    yield torch.randn(8, 3, 3, 3), True, 2, 3, "greedy", False
+
+
 @samples_of("abc_k::pack_weights", F32)
 def _() -> Samples:
     yield Weights.random(2, 12, 9, 70).bases, 3
+
+
+@samples_of("abc_k::refit_weights", F32)
+def _() -> Samples:
+    for weight in (torch.randn(5, 9, 33), torch.randn(5, 33, 9).transpose(1, 2)):
+        yield weight, torch.rand(2, 5), 2
+
+
+@samples_of("abc_k::dequantize_weights", F32)
+def _() -> Samples:
+    yield Weights.random(2, 12, 9, 70).bases, torch.rand(2, 12)
 
 
 @samples_of("abc_k::pack_rows", F32)

@@ -16,7 +16,7 @@ import abcfx
 from abcfx.quant.weights import flatten_weight
 
 # products and bits on the way to a layer's output: integers come out of them, or a row of ADJOINT calls them
-INSIDE = {"save_activation", "product", "weight_scales"}
+INSIDE = {"save_activation", "product", "weight_scales", "activation_windows"}
 
 
 def test_every_op_has_a_row_or_may_not_be_differentiated() -> None:

@@ -192,8 +192,14 @@ def test_window_adjoint_of_thermometer_levels_is_the_one_that_keeps_x(bases):
         assert torch.equal(value, wanted)
 
 
-@pytest.mark.parametrize("basis", ["alternating", "greedy", "abc"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weight_adjoint_is_the_identity(basis, dtype):
-    grad, w = torch.randn(3, 4), torch.randn(3, 4).to(dtype)
-    assert torch.equal(weight_adjoint(grad, w, basis), grad.to(dtype))
+@pytest.mark.parametrize(("transposed", "groups"), [(False, 1), (True, 1), (True, 2)])
+def test_weight_adjoint_of_the_paper_scales_each_output_channel(transposed, groups):
+    """dW = Σ_p α_p²·dŴ: the derivative of Σ_p α_p·B_p with ∂B_p/∂w = α_p (eq. 5), channel by channel."""
+    grad = torch.randn(4, 6, 3)
+    outputs = 6 * groups if transposed else 4
+    scales = torch.rand(2, outputs)
+    got = weight_adjoint(grad, scales, transposed, groups)
+    for o in range(outputs):
+        channel = (slice(o // 6 * 2, o // 6 * 2 + 4 // groups), o % 6) if transposed else (o,)
+        factor = scales[0, o] ** 2 + scales[1, o] ** 2
+        assert torch.allclose(got[channel], grad[channel] * factor, rtol=1e-6)

@@ -89,8 +89,8 @@ static inline __attribute__((always_inline)) void add_pairs(const uint8_t* const
 /// sums[r] = {sum of 16-bit words, sum of upper bytes} of ROWS rows over a window, from bytes that are added
 /// `flush_pairs` times before they could overflow. A word is even + 256 odd, so the even sums follow by a subtraction.
 ///
-/// In registers where bytes are flushed often, else in memory, which leaves registers for more rows. FLUSH is flush_pairs
-/// if it is known, else 0.
+/// In registers where bytes are flushed often, else in memory, which leaves registers for more rows. FLUSH is
+/// flush_pairs if it is known, else 0.
 template <class V, int ROWS, bool REGISTERS, int FLUSH>
 static inline __attribute__((always_inline)) void look_up(const Walk& walk, int64_t flush_pairs,
                                                           const uint8_t* const (&tables)[ROWS], const uint8_t* w,

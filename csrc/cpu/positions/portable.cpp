@@ -1,4 +1,4 @@
-// Any machine: bits are transposed by swapping ever smaller squares of a 64 x 64 matrix (Warren, Hacker's Delight, 7-3).
+// Any machine: bits are transposed by swapping ever smaller squares of a 64 x 64 matrix (Warren, Hacker's Delight).
 #include "columns.h"
 
 namespace {

@@ -15,7 +15,7 @@ namespace {
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/// Swaps the squares of side S between registers S apart: bits whose index has S of the first, and lacks it of the second.
+/// Swaps squares of side S between registers S apart: bits whose index has S in the first, and lacks it in the second.
 template <int S>
 inline void swap_squares(__m256i (&rows)[16]) {
   constexpr long long LOW = S == 8 ? 0x00ff00ff00ff00ff : S == 4 ? 0x0f0f0f0f0f0f0f0f
@@ -31,7 +31,7 @@ inline void swap_squares(__m256i (&rows)[16]) {
 }
 
 struct V {
-  /// Register i holds rows i, 16 + i, 32 + i, 48 + i: four stages transpose every 16 x 16 square between registers, then
+  /// Register i holds rows i, 16 + i, 32 + i, 48 + i: four stages transpose each 16 x 16 square between registers, then
   /// the 4 x 4 squares of 16 bits that are left lie within each register.
   static void transpose(const uint64_t* const (&rows)[GROUP], int64_t count, int64_t delta, uint64_t* columns) {
     __m256i part[16];

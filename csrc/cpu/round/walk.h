@@ -38,7 +38,7 @@ inline bool valid(const abcfx_round_args& args) {
          args.pixel_end <= args.images * args.height * args.width;
 }
 
-/// Contiguous channels [channel, channel + count) of one pixel, all gains: `round(src, gain, inverse, index, count, dst)`.
+/// Contiguous channels [channel, channel + count) of one pixel, for each gain.
 template <class Round>
 inline void round_pixel(const abcfx_round_args& args, const Round& round, const float* src, int64_t pixel,
                         int64_t channel, int64_t count, float inverse) {

@@ -10,8 +10,8 @@ extern "C" {
 /// A bit image read along its output positions, as packed weights: the operand of a weight gradient
 /// (abcfx/ops/kernel_positions.py). Position r = (image n, output line y, output pixel x), x fastest.
 ///
-///   bit r of column t * channels + c of plane q  =  bit c of pixel (y*stride_h + ky*dilation_h, x*stride_w + kx*dilation_w)
-///                                                   of image n and plane q,      tap t = ky * kernel_w + kx
+///   bit r of column t * channels + c of plane q  =  bit c of plane q of image n at pixel
+///       (y * stride_h + ky * dilation_h, x * stride_w + kx * dilation_w),      tap t = ky * kernel_w + kx
 ///
 /// src     [images][padded_h][planes][padded_w][words], words = ceil(channels / 64), bits past the last channel are 0
 /// dst     the layout of weights with `planes` bases, kernel_h * kernel_w * channels outputs, one tap and
