@@ -150,6 +150,9 @@ def _rule(plan: LayerPlan) -> dict[str, Any]:
         "basis": plan.basis,
         "levels": plan.levels,
         "per_channel": plan.per_channel,
+        "grad_bases": plan.grad_bases,
+        "binary": plan.binary,
+        "ste": plan.ste,
     }
 
 

@@ -38,7 +38,7 @@ class Dataset:
 
     def prepare(self, images: Tensor) -> Tensor:
         """(x / 255 - mean) / std, in channels_last as convolutions like it: u8[n, c, h, w] → f32[n, c, h, w]."""
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,6 +51,11 @@ class Dataset:
     def first(self, count: int) -> Dataset:
         """The same training images, and only the first `count` test images."""
         return replace(self, test_x=self.test_x[:count], test_y=self.test_y[:count])
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data set with its images and classes on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("train_x", "train_y", "test_x", "test_y")}
+        return replace(self, **moved)
 
     def calibration_batches(self, count: int, size: int = 128) -> Iterator[Tensor]:
         """The first `count` training images: enough to fit thresholds, and the same ones every time."""

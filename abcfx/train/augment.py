@@ -53,4 +53,4 @@ def augment(images: Tensor, draws: Draws, pad: int) -> Tensor:
     if pad:
         windows = F.pad(images, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)
         images = windows[torch.arange(len(images)), :, draws.top, draws.left]
-    return torch.where(draws.mirror.view(-1, 1, 1, 1), images.flip(-1), images)
+    return torch.where(draws.mirror.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)

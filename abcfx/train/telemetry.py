@@ -51,7 +51,8 @@ class Telemetry:
         """By layer: flips of each basis since the last look, and what is wrong with the bases (`weight_row`)."""
         rows = {}
         for name, layer in self.layers.items():
-            bases, scales, _ = fitted(layer.weight, recipe_of(layer))
+            with torch.no_grad():  # a look must not be a link in the chain of fits that training steps make
+                bases, scales, _ = fitted(layer.weight, recipe_of(layer))
             seen = self._seen.get(name) or _Seen(bases, torch.zeros_like(bases, dtype=torch.bool))
             flipped = bases != seen.bases
             seen = self._seen[name] = _Seen(bases, seen.moved | flipped)
