@@ -4,10 +4,10 @@ A chain begins with a fit from scratch ("cold") and goes on with one alternation
 abcfx/quant/refit.py). Any other change of the weight (load_state_dict, an in-place edit, `invalidate`) ends it, and the
 next fit is cold again.
 
-Two fits of about the same error may differ in many signs, and a network that was trained with one of them loses points of
-accuracy with the other. So evaluation and packing use the chain as long as it lives, and layers save it with their state
-(`weight_start` in the state_dict, in pickles and in copies): what a model computes is a function of its state_dict and
-plan, not of how it came there. Weights that no layer owns (functional layers) have no chain and are always fitted cold.
+Two fits of about the same error may differ in many signs, and a network that was trained with one of them loses points
+of accuracy with the other. So evaluation and packing use the chain as long as it lives, and layers save it with their
+state (`weight_start` in the state_dict, in pickles and in copies): what a model computes is a function of its state_dict
+and plan, not of how it came there. Weights that no layer owns (functional layers) have no chain and are fitted cold.
 
 A training step does depend on the chain. `warm_starts` reads it and `restore_warm_starts` sets it, for checkpoints from
 which training resumes bit for bit.
