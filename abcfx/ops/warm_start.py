@@ -6,7 +6,7 @@ next fit is cold again.
 
 Two fits of about the same error may differ in many signs, and a network that was trained with one of them loses points
 of accuracy with the other. So evaluation and packing use the chain as long as it lives, and layers save it with their
-state (`weight_start` in the state_dict, in pickles and in copies): what a model computes is a function of its state_dict
+state (`weight_start` in the state_dict, in pickles, in copies): what a model computes is a function of its state_dict
 and plan, not of how it came there. Weights that no layer owns (functional layers) have no chain and are fitted cold.
 
 A training step does depend on the chain. `warm_starts` reads it and `restore_warm_starts` sets it, for checkpoints from
