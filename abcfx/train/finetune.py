@@ -21,6 +21,7 @@ from abcfx.calibrate import calibrate
 from abcfx.config import Config
 from abcfx.data import Dataset
 from abcfx.packed import save_packed
+from abcfx.train.bases import trained_copy
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.evaluate import evaluate, reestimate_batch_norm
 from abcfx.train.loop import Trainer
@@ -90,7 +91,7 @@ class FineTuning:
             session.notes["calibrated_accuracy"] = self.accuracy(model)
             self.say(f"{label(self.config)}, before training: {session.notes['calibrated_accuracy']:.2f} %")
         session.run()
-        return self.finish(model, session)
+        return self.finish(trained_copy(model), session)
 
     def first_stage(self) -> nn.Module:
         """The model trained with many weight bases."""
@@ -101,7 +102,7 @@ class FineTuning:
         if self.how.resume and session.checkpoint.is_file():
             session.resume()
         session.run()
-        self.say(f"{label(config)}, first stage: {self.accuracy(model):.2f} %")
+        self.say(f"{label(config)}, first stage: {self.accuracy(trained_copy(model)):.2f} %")
         return model
 
     def take_over(self, model: nn.Module, trained: nn.Module) -> None:

@@ -56,8 +56,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
         help="2: activations first, with 5 weight bases for half of --epochs; then with M (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--bn-reestimate", type=_count, nargs="?", const=5000, default=0, metavar="N",
-        help="take batch-norm statistics again at the end, from N training images (5000)",
+        "--bn-reestimate", type=_none_or_count, default=5000, metavar="N",
+        help="take batch-norm statistics again at the end, from N training images (%(default)s; 0: leave them)",
     )  # fmt: skip
 
 
@@ -120,6 +120,10 @@ def run_script(name: str, args: argparse.Namespace, train: Callable[[Ranks, Cons
         sys.exit(stop.code)
     finally:
         ranks.leave()
+
+
+def _none_or_count(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _count(text: str) -> int:

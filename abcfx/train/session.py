@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from abcfx.train.bases import trained_copy
 from abcfx.train.checkpoint import load_checkpoint, save_checkpoint
 from abcfx.train.evaluate import evaluate
 from abcfx.train.history import draw_curves, write_csv
@@ -119,7 +120,7 @@ class Session:
         trainer = self.trainer
         trainer.model.eval()
         trainer.ranks.average_statistics(trainer.model)
-        score = evaluate(trainer.forward, trainer.data, ranks=trainer.ranks)
+        score = evaluate(trained_copy(trainer.model), trainer.data, ranks=trainer.ranks)
         row = trainer.epoch_row() | {"test_loss": score.loss, "test_accuracy": score.accuracy, "seconds": self.seconds}
         self.rows.append(row)
         self.seconds = 0.0
