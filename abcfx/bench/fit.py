@@ -23,6 +23,7 @@ from torch import nn
 
 from abcfx.bench.contest import Tick
 from abcfx.bench.race import Spread, run_laps
+from abcfx.ops.warm_start import follow
 from abcfx.ops.weight_cache import WeightRecipe, fitted, packed
 
 # (weights of a layer, how many such layers): what quantize_model quantizes of them, all but the first and the last
@@ -65,6 +66,8 @@ class Weights:
     def __init__(self, network: str) -> None:
         shapes = [shape for shape, count in NETWORKS[network] for _ in range(count)]
         self.parameters = [nn.Parameter(nn.init.kaiming_normal_(torch.empty(shape))) for shape in shapes]
+        for parameter in self.parameters:  # as a layer that owns it would
+            follow(parameter)
         self.optimizer = torch.optim.SGD(self.parameters, lr=STEP)
         for parameter in self.parameters:
             parameter.grad = torch.randn_like(parameter) * parameter.detach().std()
