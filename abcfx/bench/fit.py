@@ -68,18 +68,19 @@ class Weights:
         self.parameters = [nn.Parameter(nn.init.kaiming_normal_(torch.empty(shape))) for shape in shapes]
         for parameter in self.parameters:  # as a layer that owns it would
             follow(parameter)
-        self.optimizer = torch.optim.SGD(self.parameters, lr=STEP)
-        for parameter in self.parameters:
+        self.cold = [nn.Parameter(parameter.detach().clone()) for parameter in self.parameters]  # owned by no layer
+        self.optimizer = torch.optim.SGD([*self.parameters, *self.cold], lr=STEP)
+        for parameter in (*self.parameters, *self.cold):
             parameter.grad = torch.randn_like(parameter) * parameter.detach().std()
 
     def call(self, make: Callable[[nn.Parameter, WeightRecipe], Any], bases: int, fit: str) -> Callable[[], None]:
-        """`make` of every weight, in the grad mode that makes its fit warm or cold."""
+        """`make` of every weight. A fit starts from the last one only where a layer owns the weight."""
         recipe = WeightRecipe(bases, FITS[fit], per_channel=True)
+        weights = self.cold if fit == "cold" else self.parameters
 
         def run() -> None:
-            with torch.set_grad_enabled(fit != "cold"):
-                for parameter in self.parameters:
-                    make(parameter, recipe)
+            for parameter in weights:
+                make(parameter, recipe)
 
         return run
 
