@@ -1,8 +1,6 @@
 #pragma once
 #include <string.h>
 
-#include <algorithm>
-
 #include "abcfx/refit.h"
 #include "solve.h"
 
@@ -39,19 +37,25 @@ struct Row {
   D sums[EDGES + 1], squares;  // sums[0]: all |w|; sums[e + 1]: those past edge e
   int64_t counts[EDGES + 1];
 
-  /// Cells around the levels of these scales.
+  /// Cells around the levels of these scales. Each scale doubles the levels: two sorted lists are merged, at a tie the
+  /// smaller code first. No function of the standard library: its copy made here would serve other files too.
   void set_levels(const double* alpha) {
-    double level[ALL + 1];
-    uint8_t order[ALL + 1];
-    for (int c = 0; c <= ALL; ++c) {
-      order[c] = (uint8_t)c;
-      level[c] = 0;
-      for (int p = 0; p < M; ++p) level[c] += c >> p & 1 ? alpha[p] : -alpha[p];
+    double level[ALL + 1] = {}, merged[ALL + 1];
+    uint8_t order[ALL + 1] = {}, codes[ALL + 1];
+    for (int p = 0; p < M; ++p) {
+      const int n = 1 << p;
+      for (int i = 0, j = 0; i + j < 2 * n;) {
+        const int k = i + j;
+        const bool minus = j == n || (i < n && level[i] - alpha[p] <= level[j] + alpha[p]);
+        merged[k] = minus ? level[i] - alpha[p] : level[j] + alpha[p];
+        codes[k] = minus ? order[i++] : (uint8_t)(order[j++] | n);
+      }
+      memcpy(level, merged, sizeof(double) * 2 * n);
+      memcpy(order, codes, 2 * n);
     }
-    std::stable_sort(order, order + ALL + 1, [&](uint8_t a, uint8_t b) { return level[a] < level[b]; });
     for (int i = 0; i < CELLS; ++i) {
       code[i] = order[CELLS + i];
-      if (i > 0) edge[i - 1] = (float)((level[order[CELLS + i]] + level[order[CELLS + i - 1]]) / 2);
+      if (i > 0) edge[i - 1] = (float)((level[CELLS + i] + level[CELLS + i - 1]) / 2);
     }
   }
 
@@ -81,7 +85,7 @@ struct Row {
     for (D& sum : sums) sum = D{};
     squares = D{};
     for (int64_t begin = 0; begin < depth; begin += FLUSH * LANES) {
-      const int64_t end = std::min(begin + FLUSH * LANES, depth);
+      const int64_t end = begin + FLUSH * LANES < depth ? begin + FLUSH * LANES : depth;
       F sum[EDGES + 1] = {}, square = {};
       int64_t k = begin;
       for (; k + LANES <= end; k += LANES) vector(src + k, codes + k, all, sum, square, count);
@@ -132,7 +136,7 @@ void refit_rows(const abcfx_refit_args& args) {
   const int64_t depth = args.taps * args.channels;
   float* values = (float*)args.scratch;
   uint8_t* codes = (uint8_t*)(values + (depth + 63) / 64 * 64);
-  Row<M> row;
+  Row<M> row = {};
   for (int64_t o = args.row_begin; o < args.row_end; ++o) {
     gather(args, o, values);
     double alpha[M], explained = 0;

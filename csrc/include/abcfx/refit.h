@@ -12,8 +12,8 @@ extern "C" {
 ///   B     = codes of the nearest of the 2^bases levels sum_p +-alpha_p; a tie takes the upper level
 ///   alpha = the least-squares scales of B, of least norm where bases repeat
 ///
-/// Neither step raises the error, so the result is never worse than the scales it starts from. `bases` and `alpha` belong
-/// together: the scales are the least-squares ones of the bases that are returned.
+/// Neither step raises the error, so the result is never worse than the scales it starts from. `dst` and `alpha` belong
+/// together: the scales are the least-squares ones of the bases.
 ///
 /// src    f32, value (o, t, c) at o*stride_row + t*stride_tap + c*stride_channel
 /// start  f32 [bases][rows]                    scales to start from, any order and sign
