@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from abcfx.layers import ABCLayer
-from abcfx.ops.weight_cache import WeightRecipe, fitted
+from abcfx.ops.weight_cache import fitted
+from abcfx.packed import recipe_of
 from abcfx.quant.gradients import code_range, gradient_step
 
 
@@ -75,18 +76,11 @@ def _noise(name: str, layer: ABCLayer, grad: Tensor, planes: int) -> GradientNoi
         shape[layer.channel_dim] = -1
         grad = grad * layer.output_gain.float().view(shape)
     channels = grad.movedim(layer.channel_dim, -1).reshape(grad.shape[0], -1, grad.shape[layer.channel_dim])
-    folded = torch.stack([channels * alpha for alpha in _scales(layer)])  # [M, n, pixels, O]
+    folded = torch.stack([channels * alpha for alpha in fitted(layer.weight, recipe_of(layer))[1]])  # [M, n, pixels, O]
     samples, outputs = folded.transpose(0, 1).flatten(1), channels.flatten(0, 1).t()
     rms = grad.square().mean().sqrt()
     peak = float(grad.abs().max() / rms) if rms > 0 else 0.0
     return GradientNoise(name, planes, _sqnr(samples, planes), _sqnr(outputs, planes), peak)
-
-
-def _scales(layer: ABCLayer) -> Tensor:
-    plan, transposed = layer.plan, isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    groups = getattr(layer, "groups", 1)
-    recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
-    return fitted(layer.weight, recipe)[1]
 
 
 def _sqnr(blocks: Tensor, planes: int) -> float:

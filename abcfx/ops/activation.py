@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
+from abcfx.ops.saved_activation import in_memory_format, is_channels_last
 from abcfx.ops.schema import ABC
 from abcfx.quant import activations
 
@@ -34,8 +34,7 @@ ABC.define(
 @torch.library.impl(ABC, "activation_windows", "CompositeExplicitAutograd")
 def activation_windows(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
     """What activation_adjoint needs of x, in bits, in channels-last order if x is so, else in row-major order."""
-    last = input.dim() == 4 and suggest_memory_format(input) == torch.channels_last
-    input = input.float().contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    input = in_memory_format(input.float(), is_channels_last(input))
     return torch.ops.abc_k.window_bits(input, scale.float(), shift.float(), activation_bases, levels)
 
 

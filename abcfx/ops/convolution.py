@@ -75,10 +75,9 @@ def on_planes(
     plan: LayerPlan,
 ) -> Tensor:
     """The layer on the kernels: pack the input, then one product."""
-    image = input.unsqueeze(2) if input.dim() == 3 else input
     padding, groups = two_dims(geometry[1], 0), geometry[5]
     planes = torch.ops.abc_k.pack_image(
-        image, scale.float(), shift.float(), plan.activation_bases, plan.levels, groups, padding
+        image_of(input), scale.float(), shift.float(), plan.activation_bases, plan.levels, groups, padding
     )
     out = convolve_planes(planes, weight, kernel, bias, scale, shift, geometry, plan)
     return in_layout_of(out.to(input.dtype), input)
@@ -87,6 +86,11 @@ def on_planes(
 def in_layout_of(out: Tensor, input: Tensor) -> Tensor:
     """Channels last in memory if the input is, else contiguous: as the float op does, so that `view` keeps working."""
     return out.contiguous(memory_format=suggest_memory_format(input))
+
+
+def image_of(tensor: Tensor) -> Tensor:
+    """The image of one line that a 1-d convolution sees."""
+    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
 
 
 def two_dims(values: Sequence[int], fill: int) -> list[int]:

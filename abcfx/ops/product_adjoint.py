@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from abcfx.ops import gradients, library
-from abcfx.ops.convolution import two_dims
+from abcfx.ops.convolution import image_of, two_dims
 from abcfx.ops.product import recipe_of
-from abcfx.ops.saved_activation import image_of, in_memory_format, layout_of, unpack_activation
+from abcfx.ops.saved_activation import in_memory_format, layout_of, unpack_activation
 from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, PLAN_ARGUMENTS, Geometry
 from abcfx.ops.weight_cache import Fit, dequantized, fit_of
 from abcfx.plan import LayerPlan

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from abcfx.ops.choose import MIN_CHANNELS
-from abcfx.ops.convolution import two_dims
+from abcfx.ops.convolution import image_of, two_dims
 from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, Geometry
 from abcfx.quant import bits
 
@@ -47,10 +47,6 @@ def is_channels_last(input: Tensor) -> bool:
 
 def in_memory_format(tensor: Tensor, channels_last: bool) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def image_of(tensor: Tensor) -> Tensor:
-    return tensor.unsqueeze(2) if tensor.dim() == 3 else tensor
 
 
 @torch.library.impl(ABC, "save_activation", "CompositeExplicitAutograd")
