@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abcfx.ops.warm_start import follow, restore_warm_starts, warm_starts
+from abcfx.ops.warm_start import follow, key_of, restore_warm_starts, warm_starts
 from abcfx.plan import LayerPlan
 
 
@@ -66,8 +66,7 @@ class ABCLayer(nn.Module):
         follow(weight)
         if start is not None:
             transposed = isinstance(self, nn.modules.conv._ConvTransposeNd)
-            layout = weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
-            key = (self.plan.weight_bases, self.plan.per_channel, transposed, getattr(self, "groups", 1), *layout)
+            key = key_of(weight, self.plan.weight_bases, self.plan.per_channel, transposed, getattr(self, "groups", 1))
             restore_warm_starts(_Owner(weight), {f"weight|{key}": start})
 
     def __getstate__(self) -> dict[str, Any]:

@@ -88,6 +88,12 @@ def lives(owner: Tensor) -> bool:
     return any(chain.version == owner._version for chain in _chains.get(owner, {}).values())
 
 
+def key_of(weight: Tensor, weight_bases: int, per_channel: bool, transposed: bool, groups: int) -> tuple:
+    """What tells the chains of one owner apart: how it is fitted, and which view of it."""
+    layout = weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
+    return (weight_bases, per_channel, transposed, groups, *layout)
+
+
 def start_of(owner: Tensor, key: tuple) -> Start | None:
     """What a fit of the live values starts from; None for a cold fit."""
     chain = _chains.get(owner, {}).get(key)

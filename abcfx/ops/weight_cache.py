@@ -234,8 +234,8 @@ def _fit_for_step(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
     """From the scales of the last step where there are any, else from scratch."""
     if recipe.basis != "alternating" or not warm_start.follows(_owner(weight)):
         return _fit_cold(weight, recipe)
-    owner, offset, shape, stride = _owner(weight), weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
-    key = (recipe.weight_bases, recipe.per_channel, recipe.transposed, recipe.groups, offset, shape, stride)
+    owner = _owner(weight)
+    key = warm_start.key_of(weight, recipe.weight_bases, recipe.per_channel, recipe.transposed, recipe.groups)
     flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
     rows = flat if recipe.per_channel else flat.reshape(1, 1, -1)
     start = warm_start.start_of(owner, key)
