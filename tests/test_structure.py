@@ -112,3 +112,9 @@ def test_every_test_function_is_collected() -> None:
             if not is_fixture and names < 2:
                 idle.append(f"{path.relative_to(ROOT)}: {node.name}")
     assert not idle
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest imports them by their base name, so that two of one name stop the whole collection."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
