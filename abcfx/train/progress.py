@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 DRAW_EVERY_S = 0.1
+PRINT_EVERY_S = 60.0  # where the output is no terminal: a log shows that a long step is alive, and how far it is
 NAME_WIDTH = 32  # of the longest step, so that the bars do not move when it begins
 
 
@@ -30,7 +31,8 @@ class Step:
     """One line of the display. `result` is shown at its end."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task, self._drawn = progress, task, 0.0
+        self._progress, self._task = progress, task
+        self._drawn = self._printed = time.perf_counter()
 
     @property
     def result(self) -> str:
@@ -53,10 +55,19 @@ class Step:
         if now - self._drawn > DRAW_EVERY_S:
             self._progress.refresh()
             self._drawn = now
+        if now - self._printed > PRINT_EVERY_S and not self._progress.console.is_terminal:
+            record = self._progress.tasks[self._task]
+            of = "" if record.total is None else f" of {record.total:.0f}"
+            line = f"{record.description}: {record.completed:.0f}{of}  {self.result}".rstrip()
+            self._progress.console.print(line, highlight=False)
+            self._printed = now
 
 
 class Steps:
-    """A context: the display lives inside it. Where the output is no terminal, each finished step prints one line."""
+    """A context: the display lives inside it.
+
+    Where the output is no terminal, each step prints a line when it ends and one a minute while it runs.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
