@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abcfx.data import Dataset
 from abcfx.train.recipe import Recipe
 
 
@@ -54,3 +56,16 @@ def augment(images: Tensor, draws: Draws, pad: int) -> Tensor:
         windows = F.pad(images, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)
         images = windows[torch.arange(len(images)), :, draws.top, draws.left]
     return torch.where(draws.mirror.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def prepared(data: Dataset, draws: Draws, recipe: Recipe) -> Tensor:
+    """f32[b, c, h, w]: the training images of `draws`, augmented and normalized."""
+    return data.prepare(augment(data.train_x[draws.order], draws, recipe.pad if recipe.augment == "crop" else 0))
+
+
+def augmented_batches(data: Dataset, recipe: Recipe, seed: int, images: int) -> Iterator[Tensor]:
+    """About `images` training images as training sees them, in whole batches; the same ones for the same seed."""
+    count = len(data.train_y)
+    draws = Draws.of_epoch(count, recipe, seed, 0)
+    for first in range(0, min(images, count), recipe.batch):
+        yield prepared(data, draws.batch(slice(first, first + recipe.batch)), recipe)

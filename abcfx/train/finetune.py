@@ -21,6 +21,7 @@ from abcfx.calibrate import calibrate
 from abcfx.config import Config
 from abcfx.data import Dataset
 from abcfx.packed import save_packed
+from abcfx.train.augment import augmented_batches
 from abcfx.train.bases import trained_copy
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.evaluate import evaluate, reestimate_batch_norm
@@ -28,9 +29,7 @@ from abcfx.train.loop import Trainer
 from abcfx.train.recipe import Recipe
 from abcfx.train.session import Session
 
-FIRST_STAGE_BASES = (
-    5  # weight bases of the first of two stages: relative error 0.3 % on normal weights (docs/levels.md)
-)
+FIRST_STAGE_BASES = 5  # weight bases of the first of two stages: relative error 0.3 % on normal weights
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,11 @@ class FineTuning:
     def take_over(self, model: nn.Module, trained: nn.Module) -> None:
         """Weights and levels of the first stage; batch norm sees the outputs of the new bases before it is used."""
         model.load_state_dict(trained.state_dict())
-        reestimate_batch_norm(model, self.data.calibration_batches(self.how.calibration, self.recipe.batch))
+        self.take_norms(model, self.how.calibration)
+
+    def take_norms(self, model: nn.Module, images: int) -> None:
+        """Batch-norm statistics from images augmented as in training: from plain ones they cost points of accuracy."""
+        reestimate_batch_norm(model, augmented_batches(self.data, self.recipe, self.how.seed, images))
 
     def calibrated(self, config: Config) -> nn.Module:
         model = quantize_model(self.float_model, config=config)
@@ -140,9 +143,10 @@ class FineTuning:
     def finish(self, model: nn.Module, session: Session) -> dict[str, Any]:
         how = self.how
         result = {"float_accuracy": self.float_accuracy, **session.notes, "accuracy": self.accuracy(model)}
-        self.say(f"{label(self.config)}, after {self.recipe.epochs:g} epochs: {result['accuracy']:.2f} %")
+        epochs = f"{self.recipe.epochs:g} epoch{'s' * (self.recipe.epochs != 1)}"
+        self.say(f"{label(self.config)}, after {epochs}: {result['accuracy']:.2f} %")
         if how.norm_images:
-            reestimate_batch_norm(model, self.data.calibration_batches(how.norm_images, self.recipe.batch))
+            self.take_norms(model, how.norm_images)
             result["accuracy_with_new_norms"] = self.accuracy(model)
             self.say(f"with batch-norm statistics taken again: {result['accuracy_with_new_norms']:.2f} %")
         result["settings"] = session.settings

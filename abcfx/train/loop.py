@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from abcfx.data import Dataset
 from abcfx.layers import ABCLayer
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts
-from abcfx.train.augment import Draws, augment
+from abcfx.train.augment import Draws, prepared
 from abcfx.train.distill import training_loss
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.recipe import Recipe, make_optimizer
@@ -68,7 +68,7 @@ class Trainer:
         self.ranks = ranks
         self.model, self.data, self.recipe, self.seed = model, data, recipe, seed
         self.teacher = None if teacher is None else teacher.eval()
-        self.forward = forward or model
+        self.forward = model if forward is None else forward  # a compiled model has no truth value
         self.optimizer = make_optimizer(model, recipe)
         self.step = 0
         self.loss_sum, self.right = 0.0, 0  # since the epoch began
@@ -153,8 +153,7 @@ class Trainer:
             self._draws = epoch, Draws.of_epoch(len(self.data.train_y), self.recipe, self.seed, epoch)
         first = batch * self.recipe.batch
         draws = self._draws[1].batch(self.ranks.part(first, min(first + self.recipe.batch, len(self.data.train_y))))
-        images = augment(self.data.train_x[draws.order], draws, self.recipe.pad if self.recipe.augment == "crop" else 0)
-        return self.data.prepare(images), self.data.train_y[draws.order]
+        return prepared(self.data, draws, self.recipe), self.data.train_y[draws.order]
 
     def epoch_row(self) -> dict[str, Any]:
         """What the epoch so far was like on the training images."""

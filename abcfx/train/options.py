@@ -56,8 +56,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
         help="2: activations first, with 5 weight bases for half of --epochs; then with M (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--bn-reestimate", type=_none_or_count, default=5000, metavar="N",
-        help="take batch-norm statistics again at the end, from N training images (%(default)s; 0: leave them)",
+        "--bn-reestimate", type=_none_or_count, default=0, metavar="N",
+        help="take batch-norm statistics again at the end, from N augmented training images (%(default)s: leave them)",
     )  # fmt: skip
 
 

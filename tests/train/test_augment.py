@@ -1,8 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import TinyNet
 
-from abcfx.train.augment import Draws, augment
+from abcfx.data import Dataset
+from abcfx.train import Trainer
+from abcfx.train.augment import Draws, augment, augmented_batches
 from abcfx.train.recipe import Recipe
 
 
@@ -56,3 +59,13 @@ def test_a_batch_is_a_part_of_the_epoch():
     parts = [draws.batch(slice(start, start + 10)) for start in (0, 10, 20)]
     assert torch.cat([part.order for part in parts]).equal(draws.order)
     assert torch.cat([part.mirror for part in parts]).equal(draws.mirror)
+
+
+def test_batches_are_those_that_training_sees(data: Dataset):
+    """The first ones of the first epoch, pixel for pixel."""
+    recipe = Recipe(1, 0.1, batch=24)
+    trainer = Trainer(TinyNet(), data, recipe, seed=5)
+    batches = list(augmented_batches(data, recipe, 5, 40))
+    assert [len(batch) for batch in batches] == [24, 24]
+    assert torch.equal(batches[0], trainer.next_batch()[0])
+    assert not torch.equal(batches[0], next(augmented_batches(data, recipe, 6, 40)))

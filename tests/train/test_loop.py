@@ -134,3 +134,13 @@ def test_another_forward_is_used(data: Dataset):
 
     Trainer(model, data, Recipe(1, 0.1, batch=16), forward=forward).run()
     assert calls == [16] * 4
+
+
+def test_a_compiled_model_is_trained(data: Dataset):
+    """It shares the parameters of the model; of a model without a length its truth value is an error."""
+    model = quantized_net()
+    before = model.conv1.weight.detach().clone()
+    trainer = Trainer(model, data, Recipe(1, 0.1, batch=16), forward=torch.compile(model, backend="eager"))
+    trainer.run()
+    assert trainer.step == 4
+    assert not torch.equal(model.conv1.weight, before)
