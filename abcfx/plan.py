@@ -20,7 +20,8 @@ class LayerPlan:
 
     grad_bases   planes of the stochastically rounded output gradient in the backward products; 0 keeps it in float
     binary       which of the three products of a training step run on bits (those of gradients only if grad_bases > 0)
-    ste          straight-through rule of the weights (docs/levels.md): "identity", or "abc" as in the paper
+    ste          straight-through rule of weights and thermometer levels (docs/adjoints.md): "identity", or "abc" as in
+                 the paper
 
     Raises ValueError if a count is not an integer in its range or a kind is unknown.
     """

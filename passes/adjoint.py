@@ -76,7 +76,7 @@ def forward_of(facts: Callable[..., Layer]) -> Callable[..., tuple[Tensor, ...]]
         else:
             check_convolution(input, weight, geometry.transposed, geometry.groups)
         planes, windows = abc.save_activation(
-            input, scale, shift, layer.weight_size, *geometry, plan.activation_bases, plan.levels
+            input, scale, shift, layer.weight_size, *geometry, plan.activation_bases, plan.levels, plan.ste
         )
         y = abc.product(
             planes, weight, bias, scale, shift, layer.input_size, layer.channels_last, layer.dtype, *geometry,
@@ -101,7 +101,9 @@ def layer_adjoint(
     if need_x or need_scale or need_shift:
         rounding = seeds[:1] if seeds is not None and "grad_input" in plan.binary else None
         dx_hat = abc.input_adjoint(dy, weight, *where, rounding, *geometry, *plan.op_arguments())
-        dx, dscale, dshift = abc.activation_adjoint(dx_hat, windows, scale, plan.activation_bases, plan.levels)
+        dx, dscale, dshift = abc.activation_adjoint(
+            dx_hat, windows, scale, shift, plan.activation_bases, plan.levels, plan.ste
+        )
         dx, dscale, dshift = dx.to(layer.dtype), dscale.to(layer.dtypes[2]), dshift.to(layer.dtypes[3])
     if need_w:
         rounding = seeds[1:] if seeds is not None and "grad_weight" in plan.binary else None
@@ -126,27 +128,26 @@ def weight_adjoint(dw_hat: Tensor, weight: Tensor, recipe: WeightRecipe, rule: s
 
 
 class Quantizer(NamedTuple):
-    bases: int
-    levels: str
+    rest: tuple[int | str, ...]  # bases, levels, straight-through rule
     channels_last: bool
     dtypes: tuple[torch.dtype, ...]
 
 
-def quantize_activation(input: Tensor, scale: Tensor, shift: Tensor, n: int, levels: str) -> tuple[Tensor, Tensor]:
-    windows = abc.activation_windows(input, scale, shift, n, levels)
-    return abc.quantize_activation(input, scale, shift, n, levels), windows
+def quantize_activation(*arguments: Any) -> tuple[Tensor, Tensor]:
+    windows = abc.activation_windows(*arguments)
+    return abc.quantize_activation(*arguments), windows
 
 
-def quantize_activation_facts(input: Tensor, scale: Tensor, shift: Tensor, n: int, levels: str) -> Quantizer:
-    return Quantizer(n, levels, is_channels_last(input), (input.dtype, scale.dtype, shift.dtype))
+def quantize_activation_facts(input: Tensor, scale: Tensor, shift: Tensor, *rest: int | str) -> Quantizer:
+    return Quantizer(rest, is_channels_last(input), (input.dtype, scale.dtype, shift.dtype))
 
 
 def quantize_activation_adjoint(
-    dy: Tensor, facts: Quantizer, needs: Sequence[bool], windows: Tensor, scale: Tensor
+    dy: Tensor, facts: Quantizer, needs: Sequence[bool], windows: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple:
     dy = in_memory_format(dy, facts.channels_last)
-    gradients = abc.activation_adjoint(dy, windows, scale, facts.bases, facts.levels)
-    return *(g.to(dtype) for g, dtype in zip(gradients, facts.dtypes, strict=True)), None, None
+    gradients = abc.activation_adjoint(dy, windows, scale, shift, *facts.rest)
+    return *(g.to(dtype) for g, dtype in zip(gradients, facts.dtypes, strict=True)), *([None] * (len(needs) - 3))
 
 
 def quantize_weight_adjoint(dw_hat: Tensor, dtype: torch.dtype, needs: Sequence[bool]) -> tuple:
@@ -158,7 +159,7 @@ def quantize_weight_adjoint(dw_hat: Tensor, dtype: torch.dtype, needs: Sequence[
 ADJOINT: dict[str, tuple[Callable, Callable, tuple[int, ...], Callable]] = {
     "linear": (forward_of(linear_facts), linear_facts, (1, 3, 4), layer_adjoint),
     "convolution": (forward_of(convolution_facts), convolution_facts, (1, 3, 4), layer_adjoint),
-    "quantize_activation": (quantize_activation, quantize_activation_facts, (1,), quantize_activation_adjoint),
+    "quantize_activation": (quantize_activation, quantize_activation_facts, (1, 2), quantize_activation_adjoint),
     "quantize_weight": (
         lambda *arguments: (abc.quantize_weight(*arguments),),
         lambda weight, *_: weight.dtype,

@@ -127,7 +127,7 @@ def _our_products(
 
     def grad_input() -> object:
         dx = abc.input_adjoint(dy, weight, *where, seed, *ends)
-        return abc.activation_adjoint(dx, windows, scale, bases.N, "coded")
+        return abc.activation_adjoint(dx, windows, scale, shift, bases.N, "coded")
 
     def grad_weight() -> Tensor:
         return abc.weight_adjoint(dy, planes, scale, shift, list(weight.shape), *where, seed, *ends)

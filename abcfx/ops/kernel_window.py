@@ -17,7 +17,9 @@ from abcfx.ops import library
 from abcfx.ops.schema import ABC_K
 from abcfx.quant import bits, ste
 
-ABC_K.define("window_bits(Tensor input, Tensor scale, Tensor shift, int planes, str levels) -> Tensor")
+ABC_K.define(
+    "window_bits(Tensor input, Tensor scale, Tensor shift, int planes, str levels, Tensor? edges=None) -> Tensor"
+)
 ABC_K.define(
     "window_adjoint(Tensor grad, Tensor windows, Tensor scale, int planes, str levels, "
     "Tensor? sample_scale=None) -> (Tensor, Tensor, Tensor)"
@@ -40,14 +42,18 @@ def dense(tensor: Tensor) -> Tensor:
     return tensor if is_dense(tensor) else tensor.contiguous()
 
 
-def window_bits(input: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str) -> Tensor:
+def window_bits(
+    input: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str, edges: Tensor | None = None
+) -> Tensor:
     """input f32, bf16 or f16, dense → uint8 [S, ⌈numel/8⌉], the bits of `ste.activation_windows`, in memory order.
 
     S is 2 (coded) or 2·planes (thermometer). Bit b of byte i is element 8·i + b; bits past the last element are 0.
-    Raises ValueError for an input that is not dense.
+    edges f32[2, planes] are those of `ste.thermometer_windows`; coded levels have none.
+
+    Raises ValueError for an input that is not dense, and for thermometer levels without edges.
     """
     flat = _memory_order("window_bits", "input", input)
-    return bits.pack_bytes(ste.activation_windows(flat, scale, shift, planes, levels))
+    return bits.pack_bytes(ste.activation_windows(flat, scale, shift, planes, levels, edges))
 
 
 def window_adjoint(
@@ -57,6 +63,7 @@ def window_adjoint(
 
     grad          f32[n, ...], dense, with the strides of the input of `window_bits` (not checked: bits have none)
     windows       uint8[S, ⌈numel/8⌉]
+    scale         f32[1] (coded) or the slopes f32[planes] of `ste.thermometer_windows`
     sample_scale  f32[n] or None: one factor for all of grad[i]; samples must then follow each other in memory
     →             dx f32 with the strides of grad; dscale and dshift f32[1] (coded) or f32[planes]
 
@@ -88,7 +95,7 @@ library.register_reference(ABC_K, "window_adjoint", window_adjoint)
 
 
 @torch.library.register_fake("abc_k::window_bits", lib=ABC_K)
-def _(input, scale, shift, planes, levels) -> Tensor:
+def _(input, scale, shift, planes, levels, edges=None) -> Tensor:
     count = 2 if levels == "coded" else 2 * planes
     return input.new_empty((count, (input.numel() + 7) // 8), dtype=torch.uint8)
 

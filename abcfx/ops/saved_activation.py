@@ -23,12 +23,13 @@ from abcfx.ops.choose import MIN_CHANNELS
 from abcfx.ops.convolution import image_of, two_dims
 from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, Geometry
 from abcfx.quant import bits
+from abcfx.quant.ste import thermometer_windows
 
 abc_k = torch.ops.abc_k
 
 ABC.define(
     "save_activation(Tensor input, Tensor scale, Tensor shift, SymInt[] weight_size, "
-    f"{GEOMETRY_ARGUMENTS}, int activation_bases, str levels) -> (Tensor, Tensor)",
+    f"{GEOMETRY_ARGUMENTS}, int activation_bases, str levels, str ste='identity') -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -53,7 +54,7 @@ def in_memory_format(tensor: Tensor, channels_last: bool) -> Tensor:
 def save_activation(
     input: Tensor, scale: Tensor, shift: Tensor, weight_size: Sequence[int], *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    geometry, (n, levels) = Geometry(*arguments[:6]), arguments[6:]
+    geometry, (n, levels, *rule) = Geometry(*arguments[:6]), arguments[6:]
     input = in_memory_format(input, is_channels_last(input))
     input = input.float() if input.dtype == torch.float64 else input
     scale, shift = scale.float(), shift.float()
@@ -65,7 +66,13 @@ def save_activation(
         planes = abc_k.pack_image(image_of(input), scale, shift, n, levels, geometry.groups, padding)
     else:
         planes = abc_k.pack_rows(memory_of(input).view(1, -1), scale, shift, n, levels)
-    return planes, abc_k.window_bits(input, scale, shift, n, levels)
+    return planes, windows_of(input, scale, shift, n, levels, *rule)
+
+
+def windows_of(input: Tensor, scale: Tensor, shift: Tensor, n: int, levels: str, ste: str = "identity") -> Tensor:
+    """Window bits by the straight-through rule `ste`, of a dense input and f32 levels."""
+    edges = thermometer_windows(scale, shift, ste)[0] if levels == "thermometer" else None
+    return abc_k.window_bits(input, scale, shift, n, levels, edges)
 
 
 def memory_of(tensor: Tensor) -> Tensor:
@@ -101,7 +108,7 @@ def unpack_activation(
 def _fake(
     input: Tensor, scale: Tensor, shift: Tensor, weight_size: Sequence[int], *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    geometry, (n, levels) = Geometry(*arguments[:6]), arguments[6:]
+    geometry, (n, levels, *_) = Geometry(*arguments[:6]), arguments[6:]
     layout, groups = layout_of(weight_size, geometry), geometry.groups
     if layout == "rows":
         shape = [n, prod(input.shape[:-1]), bits.words_for(input.shape[-1])]

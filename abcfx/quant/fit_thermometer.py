@@ -3,7 +3,8 @@
 Planes on in threshold order give the levels  l_j = Σ_{q ≤ j} β_q - Σ_{q > j} β_q,  j = 0 … N, hence
 β_j = (l_j - l_{j-1})/2 and one linear constraint, l_0 = -l_N: there is no constant term. A fit has two forms, and the
 search covers both: N + 1 levels of which the outer two are opposite, or one threshold below (above) all samples, whose
-plane is a constant, and N free levels. Non-negative activations usually want the second.
+plane is a constant, and N free levels. Non-negative activations usually want the second. Training goes on from there,
+so constant planes are put where they are the next step of the staircase (`_settled`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,31 @@ def fit_thermometer(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Te
         if candidate_error > error or torch.equal(candidate, thresholds):
             break
         thresholds, scales, error = candidate, candidate_scales, candidate_error
-    return scales, thresholds
+    return _settled(rows, scales, thresholds)
+
+
+def _settled(rows: SortedRows, scales: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """The same x̂ of all samples, with the planes that are constant on them as upward steps next to them.
+
+    The sum c of the constants stays, in equal parts: as planes that are +1 below the samples if c > 0, else -1 above.
+    Their threshold is midway between the levels beside it, |c|/10 off the samples at least. Far out, as a cut leaves
+    it, a step would lie where no sample ever comes; a step down would turn the gradient around.
+    """
+    low, high = rows.values[0].double(), rows.values[-1].double()
+    places = thresholds.to(torch.float32)
+    below, above = places <= rows.values[0], places > rows.values[-1]
+    constant = below | above
+    total = (scales * below).sum() - (scales * above).sum()
+    if not total:
+        return scales, thresholds
+    size, others, inner = total.abs(), scales[~constant], thresholds[~constant]
+    reach = others.sum()
+    betas, outer = size.expand(int(constant.sum())) / constant.sum(), size / 10
+    if total > 0:
+        place = torch.minimum(-reach, low - outer).expand(len(betas))
+        return torch.cat([betas, others]), torch.cat([place, inner])
+    place = torch.maximum(reach, high + outer).expand(len(betas))
+    return torch.cat([others, betas]), torch.cat([inner, place])
 
 
 def _cuts(values: np.ndarray) -> np.ndarray:

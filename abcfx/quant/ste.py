@@ -16,7 +16,13 @@ from abcfx.quant.weights import flatten_weight, unflatten_weight
 
 
 def activation_adjoint(
-    grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    activation_bases: int,
+    levels: str,
+    rule: str = "identity",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of (x, scale, shift) of `activations.quantize` from the gradient of x̂.
 
@@ -31,17 +37,55 @@ def activation_adjoint(
                  dscale and dshift are then multiplied by 1/√(numel(x)·K): both would otherwise outgrow the gradients
                  of the weights, by the number of terms they sum and by the fineness of the step.
                  Source: LSQ (Esser 2020, eq. 3 and section 2.2); the shift LSQ+ (Bhalgat 2020, eq. 5 and 6).
-    thermometer  x̂ = Σ_q β_q·A_q,  A_q = sign(clip(x + v_q, 0, 1) - 0.5);   STE: ∂A/∂(x + v) = [0 <= x + v <= 1]
-                     ∂x̂/∂x = Σ_q β_q·[0 <= x + v_q <= 1],   ∂x̂/∂v_q = β_q·[0 <= x + v_q <= 1],   ∂x̂/∂β_q = A_q
-                 The window is absolute: it is meant for activations of unit range.
-                 Source: ABC-Net (Lin, Zhao, Pan 2017), eq. 7 to 10.
+    thermometer  x̂ = Σ_q β_q·A_q,  A_q = sign(clip(x + v_q, 0, 1) - 0.5)
+                     ∂x̂/∂x = Σ_q ∂x̂/∂v_q,   ∂x̂/∂v_q = slope_q·[x in window_q],   ∂x̂/∂β_q = A_q
+                 windows and slopes by the `rule`, "identity" or "abc": see `thermometer_windows`
 
     A NaN in x takes no gradient and counts as lying below every level.
     """
     require_levels(levels)
-    adjoint = _coded_adjoint if levels == "coded" else _thermometer_adjoint
-    dx, dscale, dshift = adjoint(grad.to(torch.float32), x.to(torch.float32), scale, shift, activation_bases)
+    grad, wide = grad.to(torch.float32), x.to(torch.float32)
+    if levels == "coded":
+        dx, dscale, dshift = _coded_adjoint(grad, wide, scale, shift, activation_bases)
+    else:
+        edges, slopes = thermometer_windows(scale, shift, rule)
+        dx, dscale, dshift = _thermometer_gradients(grad, _thermometer_planes(wide, shift, edges), slopes)
     return dx.to(x.dtype), dscale, dshift
+
+
+def thermometer_windows(scale: Tensor, shift: Tensor, rule: str) -> tuple[Tensor, Tensor]:
+    """Where the straight-through rule lets a gradient pass each step of thermometer levels, and times what.
+
+    scale, shift   f[N] = β, v; thresholds t_q = 0.5 - v_q in any order
+    →              edges f[2, N], the least and the greatest x of every window; slopes f[N]
+
+    identity  The windows tile: ∂x̂/∂x is the mean slope of the staircase there. With thresholds in ascending order,
+                  window_q = [e_q, e_{q+1}),  slope_q = 2·β_q / max(e_{q+1} - e_q, |β_q|)
+                  e_q = t_{q-1} + (t_q - t_{q-1})·|β_{q-1}| / (|β_{q-1}| + |β_q|),  e_0 = t_0 - |β_0|,
+                  e_N = t_{N-1} + |β_{N-1}|, which belongs to the last window
+              Thresholds midway between levels, as a fit has them, have the levels for edges: then all slopes are 1 and
+              the rule is that of coded levels, x̂ ≈ clamp(x, l_0, l_N). |slope| <= 2 however close thresholds come.
+    abc       [0 <= x + v_q <= 1] with the slope β_q: one unit wide around every threshold, whatever their spacing and
+              jumps. Where no window lies no gradient passes, where several lie their slopes add up.
+              Source: ABC-Net (Lin, Zhao, Pan 2017), eq. 7 to 10.
+
+    Raises ValueError for any other rule.
+    """
+    if rule == "abc":
+        return torch.stack([-shift, 1 - shift]), scale
+    if rule != "identity":
+        raise ValueError(f"ste must be identity or abc, got {rule!r}")
+    thresholds, order = (0.5 - shift).sort(stable=True)
+    jumps = scale.abs()[order]  # half of them
+    both = jumps[:-1] + jumps[1:]
+    share = torch.where(both > 0, jumps[:-1] / both, 0.5)
+    inner = torch.minimum(thresholds[:-1] + thresholds.diff() * share, thresholds[1:])
+    low = torch.cat([thresholds[:1] - jumps[:1], inner])
+    end = thresholds[-1:] + jumps[-1:]
+    widths = torch.maximum(torch.cat([inner, end]) - low, jumps).clamp_min(torch.finfo(scale.dtype).tiny)
+    high = torch.cat([torch.nextafter(inner, torch.full_like(inner, -torch.inf)), end])
+    place = order.argsort()
+    return torch.stack([low, high])[:, place], 2 * scale / widths[place]
 
 
 def weight_adjoint(grad_w_hat: Tensor, scales: Tensor, transposed: bool = False, groups: int = 1) -> Tensor:
@@ -60,7 +104,9 @@ def weight_adjoint(grad_w_hat: Tensor, scales: Tensor, transposed: bool = False,
     return unflatten_weight(scaled, grad_w_hat.shape, transposed, groups)
 
 
-def activation_windows(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
+def activation_windows(
+    x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str, edges: Tensor | None = None
+) -> Tensor:
     """All that `window_adjoint` needs of x, as bool[S, numel].
 
     x   [numel]; the place of an element decides on its dither
@@ -68,14 +114,17 @@ def activation_windows(x: Tensor, scale: Tensor, shift: Tensor, activation_bases
     coded        S = 2, with t = (x - o)·(1/Δ) in f32:   inside = 0 <= t <= K
                  bit: inside, r + 0.5 > u(i) with r = ⌊t⌉ - t and the dither u(i), which makes E[bit - 0.5] = r;
                       outside, t > K
-    thermometer  S = 2·N:   windows 0 <= x + v_q <= 1 of every plane, then minus, which is A_q = -1
+    thermometer  S = 2·N:   windows edges[0, q] <= x <= edges[1, q] of every plane (`thermometer_windows`), then minus,
+                 which is A_q = -1
 
-    A NaN lies below every level and outside of every window.
+    A NaN lies below every level and outside of every window. Raises ValueError for thermometer levels without edges.
     """
     require_levels(levels)
     x = x.to(torch.float32)
     if levels == "thermometer":
-        planes = list(_thermometer_planes(x, shift, activation_bases))
+        if edges is None:
+            raise ValueError("thermometer levels need the edges of their windows, see ste.thermometer_windows")
+        planes = list(_thermometer_planes(x, shift, edges))
         return torch.stack([window for window, _ in planes] + [~plus for _, plus in planes])
     t, inside, above = _coded_position(x, scale, shift, activation_bases)
     return torch.stack([inside, torch.where(inside, t.round() - t + 0.5 > dither(x), above)])
@@ -88,6 +137,7 @@ def window_adjoint(
 
     grad      f32[numel]       gradient of x̂
     windows   bool[S, numel]   of `activation_windows`
+    scale     Δ f32[1] (coded: not read) or the slopes f32[activation_bases] of `thermometer_windows`
     →         dx f32[numel]; dscale and dshift f32[1] (coded) or f32[activation_bases]
 
     All are those of `activation_adjoint` but for dscale of coded levels, which is unbiased over the dither, with the
@@ -144,26 +194,19 @@ def _coded_gradients(grad: Tensor, inside: Tensor, slope: Tensor, top: int) -> t
     return grad * inside, (grad * slope).sum() * rate, (grad * ~inside).sum() * rate
 
 
-def _thermometer_planes(x: Tensor, shift: Tensor, activation_bases: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """(0 <= x + v_q <= 1, A_q = +1) of every plane."""
-    for q in range(activation_bases):
-        moved = x + shift[q]
-        yield (moved >= 0) & (moved <= 1), x >= 0.5 - shift[q]
-
-
-def _thermometer_adjoint(
-    grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _thermometer_gradients(grad, _thermometer_planes(x, shift, activation_bases), scale)
+def _thermometer_planes(x: Tensor, shift: Tensor, edges: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """(x in window_q, A_q = +1) of every plane."""
+    for q in range(len(shift)):
+        yield (x >= edges[0, q]) & (x <= edges[1, q]), x >= 0.5 - shift[q]
 
 
 def _thermometer_gradients(
-    grad: Tensor, planes: Iterable[tuple[Tensor, Tensor]], scale: Tensor
+    grad: Tensor, planes: Iterable[tuple[Tensor, Tensor]], slopes: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx, dscale, dshift = torch.zeros_like(grad), [], []
     for q, (inside, plus) in enumerate(planes):
         window = grad * inside
-        dx = dx + scale[q] * window
-        dshift.append(scale[q] * window.sum())
+        dx = dx + slopes[q] * window
+        dshift.append(slopes[q] * window.sum())
         dscale.append((grad * torch.where(plus, 1.0, -1.0)).sum())
     return dx, torch.stack(dscale), torch.stack(dshift)

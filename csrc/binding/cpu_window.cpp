@@ -9,6 +9,14 @@ namespace {
 
 int64_t planes_of_windows(const Levels& levels) { return levels.kind == ABCFX_CODED ? 2 : 2 * levels.planes; }
 
+/// The edges of the windows of thermometer levels, checked; coded levels have none.
+std::optional<Tensor> expect_edges(const Levels& levels, const std::optional<Tensor>& argument) {
+  if (levels.kind == ABCFX_CODED) return std::nullopt;
+  STD_TORCH_CHECK(argument, "abc_k::window_bits: thermometer levels need edges, the least and the greatest value of the ",
+                  "window of each plane (abcfx.quant.ste.thermometer_windows)");
+  return expect("window_bits", "edges", *argument, ScalarType::Float, {2, levels.planes});
+}
+
 /// sample_scale, checked, and how many elements it is one factor for; samples must follow each other in memory.
 std::optional<Tensor> expect_samples(const Tensor& grad, const std::optional<Tensor>& argument, int64_t* sample) {
   *sample = 0;
@@ -26,8 +34,10 @@ std::optional<Tensor> expect_samples(const Tensor& grad, const std::optional<Ten
 
 }  // namespace
 
-Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text) {
+Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
+                   const std::optional<Tensor>& edges_argument) {
   const Levels levels("window_bits", scale, shift, planes, text);
+  const std::optional<Tensor> edges = expect_edges(levels, edges_argument);
   abcfx_window_args args = {};
   args.dtype = expect_float("window_bits", input);
   expect_dense("window_bits", "input", input);
@@ -37,6 +47,7 @@ Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift
   args.dst = dst.mutable_data_ptr<uint8_t>();
   args.scale = levels.scale.const_data_ptr<float>();
   args.shift = levels.shift.const_data_ptr<float>();
+  args.edges = edges ? edges->const_data_ptr<float>() : nullptr;
   args.levels = levels.kind;
   args.planes = planes;
   const abcfx_window_fn kernel = abcfx_window_choose();

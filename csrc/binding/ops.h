@@ -30,7 +30,8 @@ Tensor unpack_rows(const Tensor& bits, const Tensor& scale, const Tensor& shift,
 Tensor unpack_image(const Tensor& bits, const Tensor& scale, const Tensor& shift, StringHandle levels,
                     int64_t channels, int64_t groups, std::vector<int64_t> padding);
 
-Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels);
+Tensor window_bits(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
+                   const std::optional<Tensor>& edges);
 
 std::tuple<Tensor, Tensor, Tensor> window_adjoint(const Tensor& grad, const Tensor& windows, const Tensor& scale,
                                                   int64_t planes, StringHandle levels,

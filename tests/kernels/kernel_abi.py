@@ -54,8 +54,8 @@ UNPACK = structure(
 )
 WINDOW = structure(
     "abcfx_window_args",
-    "src dst scale shift dtype levels planes count block_begin block_end",
-    dict.fromkeys("src dst scale shift".split(), P),
+    "src dst scale shift edges dtype levels planes count block_begin block_end",
+    dict.fromkeys("src dst scale shift edges".split(), P),
 )
 ADJOINT = structure(
     "abcfx_adjoint_args",

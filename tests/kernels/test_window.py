@@ -32,8 +32,16 @@ def values_of(count: int, dtype: torch.dtype) -> Tensor:
     return fenced(x)
 
 
-def window_args(x: Tensor, dst: Tensor, scale: Tensor, shift: Tensor, levels: str, planes: int) -> WINDOW:
-    pointers = (tensor.data_ptr() for tensor in (x, dst, scale, shift))
+def edges_of(levels: str, planes: int) -> Tensor | None:
+    """Windows that meet, overlap and leave gaps; values below hit their edges exactly."""
+    low = torch.randint(-12, 9, (planes,)) / 8
+    return fenced(torch.stack([low, low + torch.randint(0, 9, (planes,)) / 8])) if levels == "thermometer" else None
+
+
+def window_args(
+    x: Tensor, dst: Tensor, scale: Tensor, shift: Tensor, edges: Tensor | None, levels: str, planes: int
+) -> WINDOW:
+    pointers = (None if tensor is None else tensor.data_ptr() for tensor in (x, dst, scale, shift, edges))
     kind, blocks = int(levels == "thermometer"), -(-len(x) // BLOCK)
     return WINDOW(*pointers, DTYPES[x.dtype], kind, planes, len(x), 0, blocks)
 
@@ -45,9 +53,10 @@ def test_windows_are_those_of_the_reference(name: str, count: int, dtype: torch.
     kernel, x = variant("window", name), values_of(count, dtype)
     for levels, planes in LEVELS:
         scale, shift = levels_of(levels, planes)
-        wanted = bits.pack_bytes(ste.activation_windows(x, scale, shift, planes, levels))
+        edges = edges_of(levels, planes)
+        wanted = bits.pack_bytes(ste.activation_windows(x, scale, shift, planes, levels, edges))
         dst = Guarded(*wanted.shape, dtype=torch.uint8)
-        assert kernel(window_args(x, dst.tensor, scale, shift, levels, planes)) == OK
+        assert kernel(window_args(x, dst.tensor, scale, shift, edges, levels, planes)) == OK
         assert torch.equal(dst.tensor, wanted), (levels, planes)
 
 
@@ -59,10 +68,14 @@ def test_f32_next_to_the_ends_of_windows(name: str) -> None:
         scale, shift = torch.rand(1) + 0.01, torch.randn(1)
         levels = shift + torch.arange(-1, 9)[:, None] * scale / 2
         x = (levels.view(torch.int32) + torch.arange(-16, 16, dtype=torch.int32)).view(torch.float32).flatten()
-        for kind in ("coded", "thermometer"):
-            wanted = bits.pack_bytes(ste.activation_windows(x, scale, shift, 1, kind))
+        tiles, paper = (ste.thermometer_windows(scale, shift, rule)[0] for rule in ("identity", "abc"))
+        for kind, edges in (("coded", None), ("thermometer", tiles), ("thermometer", paper)):
+            if edges is not None:  # the numbers around both edges too
+                near = edges.view(torch.int32).view(2, 1) + torch.arange(-16, 16, dtype=torch.int32)
+                x = torch.cat([x, near.view(torch.float32).flatten()])
+            wanted = bits.pack_bytes(ste.activation_windows(x, scale, shift, 1, kind, edges))
             dst = Guarded(*wanted.shape, dtype=torch.uint8)
-            assert kernel(window_args(x, dst.tensor, scale, shift, kind, 1)) == OK
+            assert kernel(window_args(x, dst.tensor, scale, shift, edges, kind, 1)) == OK
             assert torch.equal(dst.tensor, wanted)
 
 
@@ -72,9 +85,10 @@ def test_blocks_write_their_own_bytes(name: str, levels: str) -> None:
     """Blocks 1 and 2 of 4: bytes 32 to 95 of every plane."""
     kernel, x = variant("window", name), values_of(900, torch.float32)
     scale, shift = levels_of(levels, 3)
-    wanted = bits.pack_bytes(ste.activation_windows(x, scale, shift, 3, levels))
+    edges = edges_of(levels, 3)
+    wanted = bits.pack_bytes(ste.activation_windows(x, scale, shift, 3, levels, edges))
     dst = Guarded(*wanted.shape, dtype=torch.uint8)
-    args = window_args(x, dst.tensor, scale, shift, levels, 3)
+    args = window_args(x, dst.tensor, scale, shift, edges, levels, 3)
     args.block_begin, args.block_end = 1, 3
     assert kernel(args) == OK
     assert torch.equal(dst.tensor[:, 32:96], wanted[:, 32:96])
@@ -83,11 +97,14 @@ def test_blocks_write_their_own_bytes(name: str, levels: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("field", "value"), [("planes", 9), ("levels", 2), ("dtype", 3), ("block_end", 5)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("planes", 9), ("levels", 2), ("levels", 1), ("dtype", 3), ("block_end", 5)]
+)
 def test_bad_windows_are_refused(name: str, field: str, value: int) -> None:
+    """Thermometer levels (1) without edges among them."""
     kernel, x = variant("window", name), torch.randn(900)
     dst = Guarded(2, 113, dtype=torch.uint8)
-    args = window_args(x, dst.tensor, *levels_of("coded", 2), "coded", 2)
+    args = window_args(x, dst.tensor, *levels_of("coded", 2), None, "coded", 2)
     setattr(args, field, value)
     assert kernel(args) == BAD_SHAPE
     assert dst.untouched().all()

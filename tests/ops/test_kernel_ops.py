@@ -16,6 +16,7 @@ import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import kernel_conv, kernel_linear, kernel_pack, library
 from abcfx.ops.kernel_weights import METHODS, lanes_of
 from abcfx.quant import activations
+from abcfx.quant.ste import thermometer_windows
 
 k = torch.ops.abc_k
 SPECIAL = torch.tensor([math.nan, -math.nan, math.inf, -math.inf, -0.0, 0.0])
@@ -37,6 +38,10 @@ class Levels:
         if name == "coded":
             return cls(name, torch.tensor([5 / 2**n]), torch.tensor([-2.4]))  # normal values use the whole range
         return cls(name, torch.rand(n) + 0.1, torch.randn(n))
+
+    def windows(self, rule: str = "identity") -> tuple[Tensor | None, Tensor]:
+        """(edges, slopes) of the straight-through windows; coded levels have no edges, and their scale is not read."""
+        return (None, self.scale) if self.name == "coded" else thermometer_windows(self.scale, self.shift, rule)
 
 
 @dataclass(frozen=True)

@@ -46,17 +46,21 @@ class Quantize(torch.autograd.Function):
     """The straight-through rule of ste.py around the reference quantizer: the adjoint the ops must have."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, planes: int, levels: str, rule: str = "identity"
+    ) -> Tensor:
         ctx.save_for_backward(x, scale, shift)
-        ctx.rest = planes, levels
+        ctx.rest = planes, levels, rule
         return abc.quantize_activation(x, scale, shift, planes, levels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         x, scale, shift = ctx.saved_tensors
-        windows = ste.activation_windows(x.flatten(), scale, shift, *ctx.rest)
-        dx, dscale, dshift = ste.window_adjoint(grad.flatten(), windows, scale, *ctx.rest)
-        return dx.view(x.shape), dscale, dshift, None, None
+        planes, levels, rule = ctx.rest
+        edges, slopes = ste.thermometer_windows(scale, shift, rule) if levels == "thermometer" else (None, scale)
+        windows = ste.activation_windows(x.flatten(), scale, shift, planes, levels, edges)
+        dx, dscale, dshift = ste.window_adjoint(grad.flatten(), windows, slopes, planes, levels)
+        return dx.view(x.shape), dscale, dshift, None, None, None
 
 
 def straight_through_weight(weight: Tensor, quantized: Tensor) -> Tensor:
@@ -93,6 +97,23 @@ def test_convolution_adjoint(case: tuple, plan: tuple) -> None:
     got = gradients(lambda *t: abc.convolution(*t, *geometry, *plan), tensors, grad)
     for a, b in zip(got, gradients(reference, tensors, grad), strict=True):
         assert relative_error(a, b) <= TOLERANCE
+
+
+@pytest.mark.parametrize("rule", ["identity", "abc"])
+def test_thermometer_adjoints_follow_the_rule(rule: str) -> None:
+    """Of a layer and of the quantizer alone, dx, dβ and dv by the windows of the rule."""
+    x, weight, bias, scale, shift = operands(*LINEAR, 8, PLANS[1])
+    grad, how = torch.randn(5, 8), (True,) * 3
+    got = gradients(lambda *t: abc.linear(*t, *PLANS[1], 0, *how, rule), (x, weight, bias, scale, shift), grad)
+    w_hat = abc.quantize_weight(weight.detach(), False, 1, 3, "greedy", False)
+    for quantize in (Quantize.apply, abc.quantize_activation):
+        want = gradients(
+            lambda x, s, v, quantize=quantize: quantize(x, s, v, 2, "thermometer", rule) @ w_hat.t(),
+            (x, scale, shift),
+            grad,
+        )
+        for a, b in zip((got[0], *got[3:]), want, strict=True):
+            assert relative_error(a, b) <= TOLERANCE
 
 
 def test_frozen_operands_get_no_gradient() -> None:

@@ -64,6 +64,7 @@ def _() -> Samples:
     for plan in PLANS:
         x, _, _, scale, shift = operands(*LINEAR, 8, plan)
         yield x, scale, shift, plan[1], plan[3]
+    yield x, scale, shift, plan[1], plan[3], "abc"
 
 
 @samples_of("abc::quantize_weight", ANY_FLOAT)
@@ -89,6 +90,7 @@ def outputs_of(x: Tensor, w: Tensor, geometry: tuple) -> Tensor:
 def _() -> Samples:
     for x, w, scale, shift, geometry, plan in layers():
         yield x, scale, shift, list(w.shape), *geometry, plan[1], plan[3]
+        yield x, scale, shift, list(w.shape), *geometry, plan[1], plan[3], "abc"
 
 
 @samples_of("abc::product", F32)
@@ -119,13 +121,15 @@ def _() -> Samples:
 def _() -> Samples:
     for x, _, scale, shift, _, plan in layers():
         yield x, scale, shift, plan[1], plan[3]
+        yield x, scale, shift, plan[1], plan[3], "abc"
 
 
 @samples_of("abc::activation_adjoint", F32)
 def _() -> Samples:
     for x, w, scale, shift, geometry, plan in layers():
         _, windows = torch.ops.abc.save_activation(x, scale, shift, list(w.shape), *geometry, plan[1], plan[3])
-        yield torch.randn_like(x), windows, scale, plan[1], plan[3]
+        yield torch.randn_like(x), windows, scale, shift, plan[1], plan[3]
+        yield torch.randn_like(x), windows, scale, shift, plan[1], plan[3], "abc"
 
 
 @samples_of("abc::weight_scales", F32)
@@ -189,7 +193,7 @@ def _() -> Samples:
     for levels, n in (("coded", 2), ("thermometer", 3)):
         at = Levels.random(levels, n)
         for x in (image, image.contiguous(memory_format=torch.channels_last), image.bfloat16()):
-            yield x, at.scale, at.shift, n, levels
+            yield x, at.scale, at.shift, n, levels, at.windows()[0]
 
 
 @samples_of("abc_k::window_adjoint", F32)
@@ -197,10 +201,11 @@ def _() -> Samples:
     image = torch.randn(2, 9, 5, 7)
     for levels, n in (("coded", 2), ("thermometer", 3)):
         at = Levels.random(levels, n)
+        edges, slopes = at.windows()
         for x in (image, image.contiguous(memory_format=torch.channels_last)):
-            windows = torch.ops.abc_k.window_bits(x, at.scale, at.shift, n, levels)
-            yield torch.randn_like(x), windows, at.scale, n, levels
-            yield torch.randn_like(x), windows, at.scale, n, levels, torch.rand(2)
+            windows = torch.ops.abc_k.window_bits(x, at.scale, at.shift, n, levels, edges)
+            yield torch.randn_like(x), windows, slopes, n, levels
+            yield torch.randn_like(x), windows, slopes, n, levels, torch.rand(2)
 
 
 @samples_of("abc_k::linear", F32)

@@ -37,7 +37,7 @@ def test_window_bits_are_those_of_the_reference(shape: tuple, dtype: torch.dtype
     for x in layouts_of(image_of(shape, dtype)):
         for levels, planes in CASES:
             at = Levels.random(levels, planes)
-            arguments = (x, at.scale, at.shift, planes, levels)
+            arguments = (x, at.scale, at.shift, planes, levels, at.windows()[0])
             got = k.window_bits(*arguments)
             assert got.shape == (2 if levels == "coded" else 2 * planes, -(-x.numel() // 8))
             assert torch.equal(got, kernel_window.window_bits(*arguments))
@@ -55,9 +55,10 @@ def test_window_bits_lie_in_memory_order() -> None:
     assert k.window_bits(x.contiguous(), one, zero, 1, "coded")[0].item() == 0b1011
 
 
+@pytest.mark.parametrize("rule", ["identity", "abc"])
 @pytest.mark.parametrize("shape", IMAGES, ids=str)
 @pytest.mark.parametrize("scaled", [False, True])
-def test_adjoint_against_the_one_that_keeps_x(shape: tuple, scaled: bool) -> None:
+def test_adjoint_against_the_one_that_keeps_x(shape: tuple, scaled: bool, rule: str) -> None:
     """dx exactly. dshift, and dscale of thermometer levels, are the same sums in another order: each term is rounded to
     2^-24 of itself and each of both sums by less than 100 such steps (blocks of 32 here, a cascade in torch). dscale of
     coded levels has Σ g²·(1/4 - r²)·rate² of variance: within five deviations, which bound its dither.
@@ -70,20 +71,21 @@ def test_adjoint_against_the_one_that_keeps_x(shape: tuple, scaled: bool) -> Non
         whole = grad if factors is None else grad * factors[:, None, None, None]
         for levels, planes in CASES:
             at = Levels.random(levels, planes)
-            windows = k.window_bits(x, at.scale, at.shift, planes, levels)
-            dx, dscale, dshift = k.window_adjoint(grad, windows, at.scale, planes, levels, factors)
-            wanted = ste.activation_adjoint(whole, x, at.scale, at.shift, planes, levels)
+            edges, slopes = at.windows(rule)
+            windows = k.window_bits(x, at.scale, at.shift, planes, levels, edges)
+            dx, dscale, dshift = k.window_adjoint(grad, windows, slopes, planes, levels, factors)
+            wanted = ste.activation_adjoint(whole, x, at.scale, at.shift, planes, levels, rule)
             assert torch.equal(dx, wanted[0])
             assert dx.stride() == grad.stride()
             top, total = 2**planes - 1, float(whole.abs().sum())
             rate = (max(x.numel(), 1) * top) ** -0.5 if levels == "coded" else 1.0
             rounding = 100 * 2**-24 * total * rate
-            torch.testing.assert_close(dshift, wanted[2], rtol=0, atol=rounding * float(at.scale.max() + 1))
+            torch.testing.assert_close(dshift, wanted[2], rtol=0, atol=rounding * float(slopes.max() + 1))
             dither = 5 * 0.5 * rate * float(whole.norm()) if levels == "coded" else 0.0
             torch.testing.assert_close(dscale, wanted[1], rtol=0, atol=rounding * top + dither)
-            reference = kernel_window.window_adjoint(grad, windows, at.scale, planes, levels, factors)
+            reference = kernel_window.window_adjoint(grad, windows, slopes, planes, levels, factors)
             for value, close in zip((dx, dscale, dshift), reference, strict=True):
-                torch.testing.assert_close(value, close, rtol=0, atol=rounding * top)
+                torch.testing.assert_close(value, close, rtol=0, atol=rounding * max(top, float(slopes.max())))
 
 
 def test_the_gradient_of_the_step_is_unbiased() -> None:
@@ -162,6 +164,8 @@ GAPS = r"must be dense .*got strides [\[\(]24, 4, 1[\]\)] of shape [\[\(]2, 3, 4
         (lambda: k.window_bits(X.double(), ONE, ONE, 1, "coded"), "input must be Float, BFloat16 or Half, got Double"),
         (lambda: k.window_bits(X, ONE, ONE, 1, "code"), "levels must be 'coded' or 'thermometer', got 'code'"),
         (lambda: k.window_bits(X, ONE, ONE, 9, "coded"), "the number of planes must be from 1 to 8, got 9"),
+        (lambda: k.window_bits(X, ONE, ONE, 1, "thermometer"), "thermometer levels need edges"),
+        (lambda: k.window_bits(X, ONE, ONE, 1, "thermometer", ONE), r"edges must have shape \[2, 1\], got \[1\]"),
         (
             lambda: k.window_adjoint(torch.randn(2, 6, 4)[:, :3], WINDOWS, ONE, 1, "coded"),
             f"window_adjoint: grad {GAPS}",
@@ -196,6 +200,7 @@ def test_bad_operands_get_a_sentence(call, message: str) -> None:
     ("call", "message"),
     [
         (lambda: kernel_window.window_bits(torch.randn(2, 6, 4)[:, :3], ONE, ONE, 1, "coded"), GAPS),
+        (lambda: kernel_window.window_bits(X, ONE, ONE, 1, "thermometer"), "thermometer levels need the edges"),
         (
             lambda: kernel_window.window_adjoint(X.permute(2, 0, 1), WINDOWS, ONE, 1, "coded", torch.ones(4)),
             "samples that follow each other in memory",

@@ -129,6 +129,25 @@ def test_thermometer_fit_improves_with_every_plane(name):
     assert errors[0] <= 1
 
 
+@pytest.mark.parametrize("bases", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["relu", "negative", "far"])
+def test_constant_planes_are_steps_up_next_to_the_samples(bases, kind):
+    """One plane is the same for all samples. Its step goes up, and lies midway between the levels beside it, a tenth of
+    its height off the samples at least; a threshold far outside would never learn anything."""
+    x = 3 * torch.randn(20_000)
+    x = {"relu": x.relu(), "negative": -x.abs() - 1, "far": x + 40}[kind]
+    scale, shift = fit(x, bases, "thermometer")
+    signs = planes(x, scale, shift, bases, "thermometer")
+    (place,) = (signs == signs[:, :1]).all(1).nonzero().flatten().tolist()
+    size, threshold = float(scale[place]), float(0.5 - shift[place])
+    assert size > 0
+    end, side = (float(x.max()), 1) if kind == "negative" else (float(x.min()), -1)
+    beside = side * float(2 * scale[torch.arange(bases) != place].sum() - scale.sum())  # the level that samples have
+    wanted = side * max(side * (beside + side * size), side * end + size / 10)
+    assert threshold == pytest.approx(wanted, rel=1e-3)
+    assert side * (threshold - end) > 0
+
+
 def test_thermometer_resolution():
     """Thresholds are 0.5 - v in f32, so they are no finer than 2^-25: activations far below that are one level."""
     x = torch.randn(20_000)

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from abcfx.quant.activations import quantize
-from abcfx.quant.ste import activation_adjoint, activation_windows, dither, weight_adjoint, window_adjoint
+from abcfx.quant.activations import fit, quantize
+from abcfx.quant.ste import (
+    activation_adjoint,
+    activation_windows,
+    dither,
+    thermometer_windows,
+    weight_adjoint,
+    window_adjoint,
+)
 
 
 def tensor(*values):
@@ -50,12 +57,122 @@ def test_coded_adjoint_is_autograd_with_the_rounding_passed_through(bases, start
 @pytest.mark.parametrize("bases", [1, 2, 5])
 def test_thermometer_adjoint_is_autograd_with_the_sign_passed_through(bases):
     x, grad, scale, shift = torch.randn(3, 50), torch.randn(3, 50), torch.rand(bases), torch.randn(bases)
-    found = activation_adjoint(grad, x, scale, shift, bases, "thermometer")
+    found = activation_adjoint(grad, x, scale, shift, bases, "thermometer", "abc")
     expected = reference_gradients(
         lambda x, s, v: thermometer_reference(x.reshape(-1), s, v).reshape(x.shape), grad, x, scale, shift
     )
     for value, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6 * float(grad.abs().sum()))
+
+
+def staircase(bases, negative=False):
+    """Thresholds in no order, four of them at one place if there are as many, and jumps of either sign."""
+    scale, shift = torch.rand(bases) + 0.1, torch.randn(bases) / 2
+    shift[::2] = shift[0] if bases > 6 else shift[::2]
+    return (torch.where(torch.rand(bases) < 0.5, -scale, scale) if negative else scale), shift
+
+
+def ramps_reference(x, scale, shift):
+    """Each step replaced by a ramp over its window, written once more from the docstring, in f64 and window by window;
+    x and v move along the ramp, β scales the sign."""
+    beta, t = scale.detach().double(), 0.5 - shift.detach().double()
+    order, out = t.argsort(stable=True).tolist(), 0.0
+    for at, q in enumerate(order):
+        before, after = (order[at - 1] if at else None), (order[at + 1] if at + 1 < len(order) else None)
+        ends = []
+        for other, side in ((before, -1), (after, 1)):
+            share = 1.0 if other is None else abs(beta[q]) / (abs(beta[q]) + abs(beta[other]))
+            ends.append(t[q] + (side * abs(beta[q]) if other is None else (t[other] - t[q]) * share))
+        width = max(float(ends[1] - ends[0]), abs(float(beta[q])))
+        inside = (x.detach() >= ends[0]) & (x.detach() < ends[1])
+        sign = torch.where(x.detach() >= 0.5 - shift[q], 1.0, -1.0)
+        out = out + scale[q] * sign + 2 * beta[q] / width * inside * (through(0.0 * x, x) + through(0.0 * x, shift[q]))
+    return out.to(x.dtype)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("bases", [1, 2, 3, 8])
+def test_tiling_adjoint_is_autograd_of_ramps(bases, negative):
+    scale, shift = staircase(bases, negative)
+    x, grad = torch.randn(400) * 2, torch.randn(400)
+    found = activation_adjoint(grad, x, scale, shift, bases, "thermometer")
+    expected = reference_gradients(ramps_reference, grad, x, scale, shift)
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, wanted.float(), rtol=1e-4, atol=1e-6 * float(grad.abs().sum()))
+
+
+@pytest.mark.parametrize("bases", [1, 2, 3, 5, 8])
+def test_tiles_leave_no_gap_and_do_not_overlap(bases):
+    """Every float from the first to the last edge lies in exactly one window: the numbers around all edges, and many
+    between. None beyond does."""
+    for _ in range(20):
+        scale, shift = staircase(bases, negative=True)
+        edges, slopes = thermometer_windows(scale, shift, "identity")
+        low, high = edges
+        near = (edges.flatten().view(torch.int32)[:, None] + torch.arange(-8, 9, dtype=torch.int32)).view(torch.float32)
+        x = torch.cat([near.flatten(), torch.linspace(float(low.min()), float(high.max()), 2000)])
+        covered = ((x >= low[:, None]) & (x <= high[:, None])).sum(0)
+        assert torch.equal(covered, ((x >= low.min()) & (x <= high.max())).long())
+        first, last = (0.5 - shift).min(), (0.5 - shift).max()
+        ends = [scale[0.5 - shift == t].abs() for t in (first, last)]
+        assert (first - low.min() - ends[0]).abs().min() < 1e-5  # of thresholds at one place any may be the outer one
+        assert (high.max() - last - ends[1]).abs().min() < 1e-5
+        assert (slopes.abs() <= 2 * (1 + 1e-6)).all()
+        assert torch.equal(slopes.sign(), scale.sign())
+
+
+@pytest.mark.parametrize("bases", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["normal", "relu", "negative"])
+def test_fitted_levels_pass_the_gradient_as_a_clamp_does(bases, kind):
+    """Thresholds midway between levels: all slopes are 1 from the lowest to the highest level, but for what the last
+    step of the fit leaves. The paper's windows leave out more than a third of these samples, of three units' deviation.
+    """
+    x = 3 * torch.randn(20_000)
+    x = {"normal": x, "relu": x.relu(), "negative": -x.abs() - 1}[kind]
+    scale, shift = fit(x, bases, "thermometer")
+    inside = (x >= -scale.sum()) & (x <= scale.sum())
+    assert inside.float().mean() > 0.75
+    dx, _, _ = activation_adjoint(torch.ones_like(x), x, scale, shift, bases, "thermometer")
+    torch.testing.assert_close(dx[inside], torch.ones(int(inside.sum())), rtol=0.05, atol=0)
+    paper, _, _ = activation_adjoint(torch.ones_like(x), x, scale, shift, bases, "thermometer", "abc")
+    assert (paper[inside] == 0).float().mean() > 0.35
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("bases", [1, 2, 4])
+def test_the_slope_is_that_of_the_staircase_in_the_mean(bases, negative):
+    """Finite differences of mean x̂ over inputs even on one window: moving them by h, all of them at once, moves the
+    mean by h·slope, where no other threshold is crossed."""
+    shift = torch.arange(bases) * -2.0 + torch.rand(bases) * 0.3
+    scale = (torch.rand(bases) + 0.5) * (-1 if negative else 1)
+    edges, slopes = thermometer_windows(scale, shift, "identity")
+    for q in range(bases):
+        low, high = edges[:, q].double()
+        x = low + (high - low) * (torch.arange(200_000) + 0.5).double() / 200_000
+        h = 0.05 * (high - low)
+        up, down = ((x + side * h - (0.5 - shift[q]) >= 0).double() * 2 - 1 for side in (1, -1))
+        rate = float(scale[q] * (up - down).mean() / (2 * h))
+        assert rate == pytest.approx(float(slopes[q]), rel=1e-3)
+        total = quantize(high.float()[None], scale, shift, bases, "thermometer") - quantize(
+            low.float()[None], scale, shift, bases, "thermometer"
+        )
+        assert float(total) == pytest.approx(float(slopes[q] * (high - low)), rel=1e-4)
+
+
+def test_thresholds_at_one_place_and_scales_of_zero_are_finite():
+    scale, shift = tensor(0.5, 0.5, 0.5, 0.0, 0.0), tensor(0.1, 0.1, 0.1, 0.1, 3.0)
+    edges, slopes = thermometer_windows(scale, shift, "identity")
+    assert torch.isfinite(edges).all()
+    assert torch.equal(slopes[3:], tensor(0.0, 0.0))
+    assert (slopes.abs() <= 2).all()
+    assert torch.equal(thermometer_windows(tensor(0.0), tensor(0.0), "identity")[1], tensor(0.0))
+
+
+def test_windows_need_a_rule_and_edges():
+    with pytest.raises(ValueError, match="ste must be identity or abc, got 'clip'"):
+        thermometer_windows(tensor(1.0), tensor(0.0), "clip")
+    with pytest.raises(ValueError, match="need the edges of their windows"):
+        activation_windows(tensor(1.0), tensor(1.0), tensor(0.0), 1, "thermometer")
 
 
 def test_coded_values():
@@ -72,7 +189,7 @@ def test_coded_values():
 def test_thermometer_values():
     """v = 0.25: the window 0 <= x + v <= 1 is -0.25 <= x <= 0.75, the threshold 0.25."""
     x, grad = tensor(-0.5, -0.25, 0.0, 0.25, 0.75, 1.0), tensor(1, 2, 3, 4, 5, 6)
-    dx, dscale, dshift = activation_adjoint(grad, x, tensor(2.0), tensor(0.25), 1, "thermometer")
+    dx, dscale, dshift = activation_adjoint(grad, x, tensor(2.0), tensor(0.25), 1, "thermometer", "abc")
     assert torch.equal(dx, tensor(0, 4, 6, 8, 10, 0))
     assert torch.equal(dscale, tensor(-1 - 2 - 3 + 4 + 5 + 6))
     assert torch.equal(dshift, tensor(2.0 * (2 + 3 + 4 + 5)))
@@ -84,7 +201,7 @@ def test_nan_takes_no_gradient():
     assert torch.equal(dx, tensor(0, 1))
     torch.testing.assert_close(dscale, tensor(-0.25 * 2**-0.5))
     torch.testing.assert_close(dshift, tensor(2**-0.5))
-    dx, dscale, dshift = activation_adjoint(grad, x, tensor(1.0), tensor(0.5), 1, "thermometer")
+    dx, dscale, dshift = activation_adjoint(grad, x, tensor(1.0), tensor(0.5), 1, "thermometer", "abc")
     assert torch.equal(dx, tensor(0, 1))
     assert torch.equal(dscale, tensor(-1 + 1))
     assert torch.equal(dshift, tensor(1.0))
@@ -169,7 +286,8 @@ def test_coded_windows():
 def test_thermometer_windows():
     """v = 0.25: the window is -0.25 <= x <= 0.75, minus is x < 0.25 or NaN."""
     x = tensor(-0.5, -0.25, 0.0, 0.25, 0.75, 1.0, torch.nan)
-    window, minus = activation_windows(x, tensor(2.0), tensor(0.25), 1, "thermometer")
+    edges, _ = thermometer_windows(tensor(2.0), tensor(0.25), "abc")
+    window, minus = activation_windows(x, tensor(2.0), tensor(0.25), 1, "thermometer", edges)
     assert window.tolist() == [False, True, True, True, True, False, False]
     assert minus.tolist() == [True, True, True, False, False, False, True]
 
@@ -183,12 +301,15 @@ def test_window_adjoint_of_coded_values():
     torch.testing.assert_close(dshift, tensor((4 + 8) * 12**-0.5))
 
 
+@pytest.mark.parametrize("rule", ["identity", "abc"])
 @pytest.mark.parametrize("bases", [1, 2, 5])
-def test_window_adjoint_of_thermometer_levels_is_the_one_that_keeps_x(bases):
+def test_window_adjoint_of_thermometer_levels_is_the_one_that_keeps_x(bases, rule):
     x, grad, scale, shift = torch.randn(150), torch.randn(150), torch.rand(bases), torch.randn(bases)
-    windows = activation_windows(x, scale, shift, bases, "thermometer")
-    found = window_adjoint(grad, windows, scale, bases, "thermometer")
-    for value, wanted in zip(found, activation_adjoint(grad, x, scale, shift, bases, "thermometer"), strict=True):
+    edges, slopes = thermometer_windows(scale, shift, rule)
+    windows = activation_windows(x, scale, shift, bases, "thermometer", edges)
+    found = window_adjoint(grad, windows, slopes, bases, "thermometer")
+    kept = activation_adjoint(grad, x, scale, shift, bases, "thermometer", rule)
+    for value, wanted in zip(found, kept, strict=True):
         assert torch.equal(value, wanted)
 
 

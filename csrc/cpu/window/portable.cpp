@@ -25,12 +25,12 @@ struct Portable {
   }
 
   template <class T>
-  static void thermometer(const T* src, float shift, float threshold, uint8_t* low, uint8_t* high) {
+  static void thermometer(const T* src, Edges edges, float threshold, uint8_t* low, uint8_t* high) {
     for (int64_t i = 0; i < BLOCK_BYTES; ++i) {
       unsigned window = 0, minus = 0;
       for (unsigned b = 0; b < 8; ++b) {
-        const float x = widen(src[8 * i + b]), moved = x + shift;
-        window |= (unsigned)((moved >= 0.0f) & (moved <= 1.0f)) << b;
+        const float x = widen(src[8 * i + b]);
+        window |= (unsigned)((x >= edges.least) & (x <= edges.greatest)) << b;
         minus |= (unsigned)!(x >= threshold) << b;
       }
       low[i] = (uint8_t)window;

@@ -9,13 +9,17 @@ static constexpr int64_t BLOCK = ABCFX_WINDOW_BLOCK, BLOCK_BYTES = BLOCK / 8;
 static inline bool valid(const abcfx_window_args& args) {
   return args.planes >= 1 && args.planes <= ABCFX_MAX_BASES && args.count >= 0 && args.block_begin >= 0 &&
          args.block_end <= (args.count + BLOCK - 1) / BLOCK &&
-         (args.levels == ABCFX_CODED || args.levels == ABCFX_THERMOMETER) &&
+         (args.levels == ABCFX_CODED || (args.levels == ABCFX_THERMOMETER && args.edges)) &&
          (args.dtype == ABCFX_F32 || args.dtype == ABCFX_BF16 || args.dtype == ABCFX_F16);
 }
 
+struct Edges {
+  float least, greatest;
+};
+
 /// Two planes from one block of values: bytes of the first go to `low`, of the second to `high`.
 ///   Kernel::coded(src, first element, o, 1 / scale, K, low, high)      inside; dithered residual, or above
-///   Kernel::thermometer(src, v_q, 0.5 - v_q, low, high)                window; minus
+///   Kernel::thermometer(src, {least, greatest} x of the window, 0.5 - v_q, low, high)    window; minus
 template <class Kernel, class T>
 static void block_of(const abcfx_window_args& args, int64_t block, const T* src, uint8_t* dst, int64_t step) {
   if (args.levels == ABCFX_CODED) {
@@ -24,7 +28,8 @@ static void block_of(const abcfx_window_args& args, int64_t block, const T* src,
     return;
   }
   for (int64_t q = 0; q < args.planes; ++q) {
-    Kernel::thermometer(src, args.shift[q], 0.5f - args.shift[q], dst + q * step, dst + (args.planes + q) * step);
+    const Edges edges = {args.edges[q], args.edges[args.planes + q]};
+    Kernel::thermometer(src, edges, 0.5f - args.shift[q], dst + q * step, dst + (args.planes + q) * step);
   }
 }
 

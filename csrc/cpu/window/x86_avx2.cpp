@@ -48,14 +48,14 @@ struct Avx2 {
   }
 
   template <class T>
-  static void thermometer(const T* src, float shift, float threshold, uint8_t* low, uint8_t* high) {
-    const __m256 v = _mm256_set1_ps(shift), least = _mm256_set1_ps(threshold);
-    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0f);
+  static void thermometer(const T* src, Edges edges, float threshold, uint8_t* low, uint8_t* high) {
+    const __m256 least = _mm256_set1_ps(edges.least), greatest = _mm256_set1_ps(edges.greatest);
+    const __m256 step = _mm256_set1_ps(threshold);
     for (int64_t i = 0; i < BLOCK_BYTES; ++i) {
-      const __m256 x = load(src + 8 * i), moved = _mm256_add_ps(x, v);
-      const __m256 begins = _mm256_cmp_ps(moved, zero, _CMP_GE_OQ), ends = _mm256_cmp_ps(moved, one, _CMP_LE_OQ);
+      const __m256 x = load(src + 8 * i);
+      const __m256 begins = _mm256_cmp_ps(x, least, _CMP_GE_OQ), ends = _mm256_cmp_ps(x, greatest, _CMP_LE_OQ);
       low[i] = bits_of(_mm256_and_ps(begins, ends));
-      high[i] = bits_of(_mm256_cmp_ps(x, least, _CMP_NGE_UQ));
+      high[i] = bits_of(_mm256_cmp_ps(x, step, _CMP_NGE_UQ));
     }
   }
 };

@@ -27,7 +27,7 @@ extern "C" {
 struct abcfx_adjoint_args {
   const float* grad;
   const uint8_t* windows;
-  const float* scale;
+  const float* scale;  ///< thermometer: [planes], what a gradient is multiplied with in each window; coded: not read
   const float* sample_scale;
   float* dx;
   double* sums;

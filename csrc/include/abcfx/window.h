@@ -12,7 +12,7 @@ extern "C" {
 ///   coded        K = 2^planes - 1, t = (x - shift[0]) * (1 / scale[0])
 ///                plane 0    inside: 0 <= t <= K
 ///                plane 1    inside ? (rint(t) - t) + 0.5 > u(element) : t > K
-///   thermometer  plane q            0 <= x + shift[q] <= 1
+///   thermometer  plane q            edges[q] <= x <= edges[planes + q]
 ///                plane planes + q   NOT x >= 0.5 - shift[q]
 ///
 /// f32 in exactly this order, rint to even, a NaN compares false; u is the dither of csrc/cpu/window/dither.h. So the
@@ -26,6 +26,7 @@ struct abcfx_window_args {
   uint8_t* dst;
   const float* scale;
   const float* shift;
+  const float* edges;  ///< [2][planes]: least and greatest x of the window of each thermometer plane; coded: not read
   int64_t dtype;   ///< enum abcfx_dtype
   int64_t levels;  ///< enum abcfx_levels
   int64_t planes;  ///< 1 to 8
