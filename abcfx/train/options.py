@@ -14,7 +14,7 @@ from rich.console import Console
 
 from abcfx.config import Config
 from abcfx.data import Dataset
-from abcfx.plan import BASES, LEVELS
+from abcfx.plan import BASES, LEVELS, RULES
 from abcfx.train.distributed import Ranks
 from abcfx.train.finetune import Run
 from abcfx.train.loop import DivergedError
@@ -31,6 +31,9 @@ def add_model_options(parser: argparse.ArgumentParser, bases: int = 2) -> None:
     group.add_argument("--basis", choices=BASES, default=BASES[0], help="of the weights (%(default)s)")
     group.add_argument("--levels", choices=LEVELS, default=LEVELS[0], help="of the activations (%(default)s)")
     group.add_argument("--per-layer", action="store_true", help="one α per layer instead of per output channel")
+    group.add_argument(
+        "--ste", choices=RULES, default=RULES[0], help="straight-through rule; abc is the paper's own (%(default)s)"
+    )
     group.add_argument(
         "--grad-bases", type=int, default=0, metavar="K", help="planes of the output gradients (0: gradients in f32)"
     )
@@ -75,7 +78,7 @@ def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def make_config(args: argparse.Namespace) -> Config:
-    return Config(args.M, args.N, args.basis, args.levels, not args.per_layer, grad_bases=args.grad_bases)
+    return Config(args.M, args.N, args.basis, args.levels, not args.per_layer, grad_bases=args.grad_bases, ste=args.ste)
 
 
 def make_recipe(args: argparse.Namespace) -> Recipe:
