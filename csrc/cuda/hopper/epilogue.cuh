@@ -30,7 +30,7 @@ __device__ __forceinline__ Row row_of(const Problem& p, const Tile& tile, int ro
   const Pixel pixel = pixel_of(s.box, tile.origin, row);
   if (!inside(s, pixel)) return {-1, nullptr, 0.f};
   const int64_t index = output_row(s, pixel);
-  const int64_t h = p.out.class_h ? p.out.class_h[pixel.y] : 0, w = p.out.class_w ? p.out.class_w[pixel.x] : 0;
+  const int h = p.out.class_h ? p.out.class_h[pixel.y] : 0, w = p.out.class_w ? p.out.class_w[pixel.x] : 0;
   const float* base = p.out.base ? p.out.base + (h * p.out.classes_w + w) * s.groups * s.cols : nullptr;
   return {index, base, -2.f * p.out.row_sum[index * s.groups + tile.group]};
 }
@@ -95,7 +95,7 @@ __device__ __forceinline__ void write(const uint32_t (&sum)[S::N][S::width / 2],
   for (int q = 0; q < S::N; ++q) beta[q] = __ldg(p.out.beta + q);
 #pragma unroll
   for (int i = 0; i < S::cols / 2; i += 4) {
-    const int64_t col = tile.col + fragment_col(thread, i);
+    const int col = tile.col + fragment_col(thread, i);
     float left[S::M], right[S::M];
     load_alpha(left, p, 0, tile.group, col);
     load_alpha(right, p, 0, tile.group, col + 1);
@@ -135,7 +135,7 @@ template <class S, class T>
 __device__ __forceinline__ void consume(const Problem& p, const Shared<S>& shared, int consumer) {
   Ring<S::stages> ring;
   uint32_t sum[S::N][S::width / 2];
-  for (int64_t index = blockIdx.x; index < tile_count(p.space); index += gridDim.x) {
+  for (int index = blockIdx.x; index < tile_count(p.space); index += gridDim.x) {
     const Tile tile = tile_at(p.space, index, S::cols);
     if constexpr (S::paired) {
       float total[S::cols / 2] = {};

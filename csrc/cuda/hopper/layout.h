@@ -77,37 +77,37 @@ ABCFX_BOTH uint32_t operand_offset(const Box& box, int planes, int consumer, int
 }
 
 struct Pixel {
-  int64_t image, y, x;
+  int image, y, x;
 };
 
-/// What is computed: sizes in tiles. `reduction` is the number of 128-byte chunks of one window.
+/// What is computed, in tiles. 32 bits: divisions of 64 are function calls on a GPU.
 struct Space {
   Box box;
-  int64_t images, out_h, out_w, cols, groups;
-  int64_t tiles_w, tiles_h, tiles_images, tiles_cols;
-  int64_t taps_w, taps, chunks;  ///< chunks of 128 bytes a tap
-  int64_t bytes;                 ///< reduction bytes of one tap
+  int images, out_h, out_w, cols, groups;
+  int tiles_w, tiles_h, tiles_images, tiles_cols;
+  int taps_w, taps, chunks;  ///< chunks of 128 bytes a tap
+  int bytes;                 ///< reduction bytes of one tap
 };
 
-ABCFX_BOTH int64_t tile_rows(const Space& s) { return s.tiles_w * s.tiles_h * s.tiles_images; }
-ABCFX_BOTH int64_t tile_count(const Space& s) { return tile_rows(s) * s.tiles_cols * s.groups; }
+ABCFX_BOTH int tile_rows(const Space& s) { return s.tiles_w * s.tiles_h * s.tiles_images; }
+ABCFX_BOTH int tile_count(const Space& s) { return tile_rows(s) * s.tiles_cols * s.groups; }
 
 struct Tile {
-  int64_t group, col;  ///< first column of the tile, within the group
-  Pixel origin;        ///< first output pixel
+  int group, col;  ///< first column of the tile, within the group
+  Pixel origin;    ///< first output pixel
 };
 
 /// Tiles go in bands of `kBand` row tiles: within a band the row runs fastest, so that the tiles in flight share
 /// few rows and few columns, both of which then stay in L2.
-constexpr int64_t kBand = 16;
-ABCFX_BOTH Tile tile_at(const Space& s, int64_t index, int tile_cols) {
-  const int64_t rows = tile_rows(s), per_group = rows * s.tiles_cols;
-  const int64_t group = index / per_group, inside = index % per_group;
-  const int64_t band = inside / (kBand * s.tiles_cols), first = band * kBand;
-  const int64_t height = rows - first < kBand ? rows - first : kBand;
-  const int64_t rest = inside - first * s.tiles_cols;
-  const int64_t row = first + rest % height, col = rest / height;
-  const int64_t line = row / s.tiles_w;
+constexpr int kBand = 16;
+ABCFX_BOTH Tile tile_at(const Space& s, int index, int tile_cols) {
+  const int rows = tile_rows(s), per_group = rows * s.tiles_cols;
+  const int group = index / per_group, within = index % per_group;
+  const int first = within / (kBand * s.tiles_cols) * kBand;
+  const int height = rows - first < kBand ? rows - first : kBand;
+  const int rest = within - first * s.tiles_cols;
+  const int row = first + rest % height, col = rest / height;
+  const int line = row / s.tiles_w;
   return {group, col * tile_cols,
           {line / s.tiles_h * s.box.images, line % s.tiles_h * s.box.h, row % s.tiles_w * s.box.w}};
 }
@@ -120,11 +120,13 @@ ABCFX_BOTH Pixel pixel_of(const Box& box, const Pixel& origin, int row) {
 ABCFX_BOTH bool inside(const Space& s, const Pixel& p) {
   return p.image < s.images && p.y < s.out_h && p.x < s.out_w;
 }
-ABCFX_BOTH int64_t output_row(const Space& s, const Pixel& p) { return (p.image * s.out_h + p.y) * s.out_w + p.x; }
+ABCFX_BOTH int64_t output_row(const Space& s, const Pixel& p) {
+  return (int64_t(p.image) * s.out_h + p.y) * s.out_w + p.x;
+}
 
 /// wgmma steps of chunk `chunk` of a tap: steps that are all padding are left out.
-ABCFX_BOTH int steps_of(const Space& s, int64_t chunk) {
-  const int64_t left = s.bytes - chunk * kChunkBytes;
+ABCFX_BOTH int steps_of(const Space& s, int chunk) {
+  const int left = s.bytes - chunk * kChunkBytes;
   return left >= kChunkBytes ? kChunkBytes / kStepBytes : int(ceil_div(left, kStepBytes));
 }
 

@@ -64,6 +64,13 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
+/// Keeps the compiler from reading accumulators before the wait that stands above the call.
+template <int count>
+__device__ __forceinline__ void keep_after_wait(uint32_t (&d)[count]) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
+
 /// d (64 x cols, s32, in registers) = popcount(a & b) summed over 256 bits, plus d if `add`.
 template <int cols>
 struct Wgmma;
