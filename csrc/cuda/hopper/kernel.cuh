@@ -51,12 +51,10 @@ __device__ __forceinline__ void produce(const CUtensorMap* map_a, const CUtensor
 template <class S>
 __device__ __forceinline__ void issue(uint32_t (&sum)[S::N][S::width / 2], const Box& box, int consumer, uint32_t stage,
                                       int step, int add) {
-  const uint64_t b = descriptor(stage + S::a_bytes, kGroupBytes);
 #pragma unroll
-  for (int q = 0; q < S::N; ++q) {
-    const uint64_t a = descriptor(stage + operand_offset(box, S::N, consumer, q), group_stride(box, S::N));
-    Wgmma<S::width>::issue(sum[q], advance(a, step), advance(b, step), add);
-  }
+  for (int q = 0; q < S::N; ++q)
+    Wgmma<S::width>::issue(sum[q], operand_a(box, S::N, consumer, q, stage, step), operand_b(stage + S::a_bytes, step),
+                           add);
 }
 
 /// AND_pq of one tile and all its reduction, in registers. One group of wgmmas stays in flight while the buffer of

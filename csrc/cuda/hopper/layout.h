@@ -76,6 +76,12 @@ ABCFX_BOTH uint32_t operand_offset(const Box& box, int planes, int consumer, int
          uint32_t(plane) * plane_stride(box);
 }
 
+/// Descriptors of one step: a plane of a consumer's rows, and all weight planes of the tile.
+ABCFX_BOTH uint64_t operand_a(const Box& box, int planes, int consumer, int plane, uint32_t a, int step) {
+  return advance(descriptor(a + operand_offset(box, planes, consumer, plane), group_stride(box, planes)), step);
+}
+ABCFX_BOTH uint64_t operand_b(uint32_t b, int step) { return advance(descriptor(b, kGroupBytes), step); }
+
 struct Pixel {
   int image, y, x;
 };
