@@ -20,7 +20,7 @@ bool valid(const abcfx_cuda_bgemm_args& t) {
 /// Offsets of 32 bits, popcounts that f32 holds exactly, and a grid that CUDA takes.
 bool within_reach(const abcfx_cuda_bgemm_args& t) {
   const int64_t image = t.images * t.padded_h * t.padded_w * t.activation_bases * t.groups * t.words;
-  return image < (int64_t)1 << 32 && t.images * t.out_h * t.out_w < (int64_t)1 << 31 &&
+  return image < (int64_t)1 << 32 && t.images * t.out_h * t.out_w * t.groups < (int64_t)1 << 31 &&
          t.kernel_h * t.kernel_w * t.words * 64 < (int64_t)1 << 23 && t.groups * ((t.cols + 31) / 32) < 1 << 16;
 }
 
@@ -49,17 +49,19 @@ int64_t computed(const abcfx_cuda_bgemm_args& t, int64_t weights, int64_t planes
 }
 
 int large(const abcfx_cuda_bgemm_args& t) {
-  if (t.weight_bases == 1 && t.activation_bases == 1) return try_tile<Tile<1, 1, 64, 64, true>>(t);
+  if (t.weight_bases == 1 && t.activation_bases == 1) return try_tile<Tile<1, 1, 64, 48, true>>(t);
   const int64_t both = computed(t, 2, 2), pair = computed(t, 1, 2), weights = computed(t, 2, 1);
   if (both <= pair && both <= weights) return try_tile<Tile<2, 2, 32, 32, false>>(t);
-  return pair <= weights ? try_tile<Tile<1, 2, 32, 64, false>>(t) : try_tile<Tile<2, 1, 64, 32, false>>(t);
+  return pair <= weights ? try_tile<Tile<1, 2, 32, 48, false>>(t) : try_tile<Tile<2, 1, 32, 48, false>>(t);
 }
 
 /// One thread for each row and group.
-__global__ void __launch_bounds__(256) row_sums_kernel(const abcfx_cuda_bgemm_args args, const int32_t* counts, float* dst) {
-  const int64_t index = (int64_t)blockIdx.x * 256 + threadIdx.x, row = index / args.groups;
+__global__ void __launch_bounds__(256) row_sums_kernel(const abcfx_cuda_bgemm_args args, const int32_t* counts,
+                                                        float* dst) {
+  const uint32_t groups = (uint32_t)args.groups, out_h = (uint32_t)args.out_h, out_w = (uint32_t)args.out_w;
+  const uint32_t index = blockIdx.x * 256 + threadIdx.x, row = index / groups;  // a division of 64 bits is a call
   if (row >= args.images * args.out_h * args.out_w) return;
-  const int64_t line = row / args.out_w, x = row % args.out_w, n = line / args.out_h, y = line % args.out_h;
+  const uint32_t line = row / out_w, x = row % out_w, n = line / out_h, y = line % out_h;
   float sum = 0.0f;
   for (int64_t q = 0; q < args.activation_bases; ++q) {
     int32_t count = 0;
@@ -67,7 +69,7 @@ __global__ void __launch_bounds__(256) row_sums_kernel(const abcfx_cuda_bgemm_ar
       const int64_t from = n * args.padded_h + y * args.stride_h + ky * args.dilation_h;
       const int32_t* pixels = counts + (from * args.activation_bases + q) * args.padded_w * args.groups;
       for (int64_t kx = 0; kx < args.kernel_w; ++kx) {
-        count += pixels[(x * args.stride_w + kx * args.dilation_w) * args.groups + index % args.groups];
+        count += pixels[(x * args.stride_w + kx * args.dilation_w) * args.groups + index % groups];
       }
     }
     sum += args.beta[q] * (float)count;
@@ -86,12 +88,14 @@ int abcfx_cuda_bgemm(const abcfx_cuda_bgemm_args* args) {
   const int status = args->kernel == ABCFX_CUDA_SMALL ? -1 : large(*args);
   if (status >= 0) return status;
   using Small = Tile<1, 1, 32, 32, false>;
-  return launch(bgemm_kernel<Small>, grid_of<Small>(*args), Small::THREADS, Small::BYTES, args->stream, *args, is_wide(*args));
+  return launch(bgemm_kernel<Small>, grid_of<Small>(*args), Small::THREADS, Small::BYTES, args->stream, *args,
+                is_wide(*args));
 }
 
 int abcfx_cuda_row_sums(const abcfx_cuda_bgemm_args* args, const int32_t* counts, float* row_sum) {
   using namespace abcfx_cuda;
   if (!valid(*args)) return ABCFX_BAD_SHAPE;
+  if (!within_reach(*args)) return ABCFX_UNSUPPORTED;
   const int64_t all = args->images * args->out_h * args->out_w * args->groups;
   return launch(row_sums_kernel, dim3((unsigned)((all + 255) / 256)), 256, 0, args->stream, *args, counts, row_sum);
 }

@@ -51,25 +51,29 @@ __device__ __forceinline__ unsigned minus_at(const abcfx_pack_args& args, const 
 
 /// A pixel of the padded image: its place in src (-1: padding), and where its words and counts of plane 0 begin.
 struct Pixel {
-  int64_t src, line, x, width;
+  int64_t src;
+  uint32_t line, x, width;
 
-  __device__ __forceinline__ Pixel(const abcfx_pack_args& args, int64_t index) {
-    width = args.left + args.width + args.right;
+  __device__ __forceinline__ Pixel(const abcfx_pack_args& args, uint32_t index) {
+    width = (uint32_t)(args.left + args.width + args.right);
     line = index / width, x = index % width;
-    const int64_t height = args.top + args.height + args.bottom, y = line % height - args.top, from = x - args.left;
+    const uint32_t height = (uint32_t)(args.top + args.height + args.bottom), n = line / height;
+    const int64_t y = line - n * height - args.top, from = x - args.left;
     const bool real = y >= 0 && y < args.height && from >= 0 && from < args.width;
-    src = real ? line / height * args.stride_n + y * args.stride_h + from * args.stride_w : -1;
+    src = real ? n * args.stride_n + y * args.stride_h + from * args.stride_w : -1;
     inside = real;
   }
   bool inside;
-  __device__ __forceinline__ int64_t place(int planes, int q) const { return (line * planes + q) * width + x; }
+  __device__ __forceinline__ int64_t place(int planes, int q) const {
+    return ((int64_t)line * planes + q) * width + x;
+  }
 };
 
 template <class T, bool WARP>
 __global__ void __launch_bounds__(256) pack_kernel(const abcfx_pack_args args, int32_t* counts, int64_t pixels) {
   const int64_t thread = (int64_t)blockIdx.x * 256 + threadIdx.x, index = WARP ? thread / 32 : thread;
   if (index >= pixels) return;  // whole warps where they vote
-  const int64_t channels = args.channels / args.groups, words = (channels + 63) / 64;
+  const int64_t channels = (uint32_t)args.channels / (uint32_t)args.groups, words = (channels + 63) / 64;
   const int lane = threadIdx.x % 32;
   const Levels levels(args);
   const Pixel pixel(args, index);
@@ -128,12 +132,19 @@ bool valid_image(const abcfx_pack_args& t) {
          (t.gain == nullptr) == (t.offset == nullptr);
 }
 
+/// Pixels and channels are counted in 32 bits.
+bool within_reach(const abcfx_pack_args& t) {
+  const int64_t height = t.top + t.height + t.bottom, width = t.left + t.width + t.right;
+  return t.images * height * width < (int64_t)1 << 31 && t.channels < (int64_t)1 << 31;
+}
+
 }  // namespace
 }  // namespace abcfx_cuda
 
 int abcfx_cuda_pack(const abcfx_pack_args* args, int32_t* counts, void* stream) {
   using namespace abcfx_cuda;
   if (!valid_image(*args)) return ABCFX_BAD_SHAPE;
+  if (!within_reach(*args)) return ABCFX_UNSUPPORTED;
   switch (args->dtype) {
     case ABCFX_F32: return pack<float>(*args, counts, stream);
     case ABCFX_F16: return pack<__half>(*args, counts, stream);
