@@ -42,9 +42,27 @@ void load(const Map& m, const std::vector<uint64_t>& data, const int (&at)[5], u
             uint8_t* to = shared + line * 128 + (size_t(unit) ^ (line % 8)) * 16;
             std::memset(to, 0, 16);
             if (!within) continue;
-            if (offset + 16 > data.size() * 8) fail("read past the operand", (long long)offset, (long long)data.size() * 8);
+            const size_t bytes = data.size() * 8;
+            if (offset + 16 > bytes) fail("read past the operand", (long long)offset, (long long)bytes);
             std::memcpy(to, reinterpret_cast<const uint8_t*>(data.data()) + offset, 16);
           }
+}
+
+/// What cuTensorMapEncodeTiled documents for bytes, no interleave and the 128-byte swizzle.
+void check_map(const Map& m, size_t box_bytes) {
+  size_t bytes = 1;
+  for (int i = 0; i < 5; ++i) {
+    expect("dimension, box and element stride in range", m.dims[i] >= 1 && m.dims[i] <= uint64_t(1) << 32 &&
+           m.box[i] >= 1 && m.box[i] <= 256 && m.steps[i] >= 1 && m.steps[i] <= 8, 1);
+    bytes *= size_t(ceil_div(m.box[i], m.steps[i]));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t below = i == 0 ? 1 : m.strides[i - 1];
+    expect("pitch", m.strides[i] % 16 == 0 && m.strides[i] < uint64_t(1) << 40, 1);
+    expect("pitch holds whole lines of the dimension below",
+           m.strides[i] % below == 0 && m.strides[i] >= below * m.dims[i], 1);
+  }
+  expect("bytes the barrier waits for", (long long)bytes, (long long)box_bytes);
 }
 
 /// Row `row` of an operand: two units of 16 bytes, each at its swizzled address.
@@ -74,13 +92,13 @@ void wgmma(const uint8_t* shared, uint64_t a, uint64_t b, int cols, bool add, Ac
 }
 
 struct Layer {
-  abcfx_hopper_args t;
+  abcfx_cuda_bgemm_args t;
   std::vector<uint64_t> a, w;
   int64_t rows() const { return t.images * t.out_h * t.out_w; }
   int64_t outputs() const { return t.groups * t.cols; }
 };
 
-Layer make_layer(abcfx_hopper_args t) {
+Layer make_layer(abcfx_cuda_bgemm_args t) {
   Layer l{t, {}, {}};
   l.a.resize(size_t(t.images * t.padded_h * t.activation_bases * t.padded_w * t.groups * t.words));
   l.w.resize(size_t(t.groups * t.weight_bases * t.cols * t.kernel_h * t.kernel_w * t.words));
@@ -97,7 +115,7 @@ struct Counts {
 
 /// The plain loop: one output, one pair of planes.
 Counts plain(const Layer& l, int64_t row, int64_t group, int64_t col, int64_t p, int64_t q) {
-  const abcfx_hopper_args& t = l.t;
+  const abcfx_cuda_bgemm_args& t = l.t;
   const int64_t x = row % t.out_w * t.stride_w, y = row / t.out_w % t.out_h * t.stride_h, n = row / t.out_w / t.out_h;
   Counts c = {0, 0, 0, 0};
   for (int64_t ky = 0; ky < t.kernel_h; ++ky)
@@ -133,7 +151,8 @@ void collect(const Layer& l, const Space& s, const Tile& tile, int consumer, int
         const int col = tile.col + fragment_col(thread, i);
         const Pixel pixel = pixel_of(s.box, tile.origin, row);
         if (!inside(s, pixel) || col >= s.cols) continue;
-        const int64_t p = S::paired ? pair / l.t.activation_bases : m, q = S::paired ? pair % l.t.activation_bases : plane;
+        const int64_t p = S::paired ? pair / l.t.activation_bases : m;
+        const int64_t q = S::paired ? pair % l.t.activation_bases : plane;
         int64_t& to = result.both[result.at(l, output_row(s, pixel), int64_t(tile.group) * s.cols + col, p, q)];
         expect("output written before", to, -1);
         to = d[size_t(thread)][size_t(m * (S::cols / 2) + i)];
@@ -163,9 +182,9 @@ void run_tile(const Layer& l, const Problem& p, const Tile& tile, int pair, Ring
   for (int k = 0; k < kConsumers * S::N; ++k) collect<S>(l, s, tile, k / S::N, k % S::N, pair, d[size_t(k)], result);
 }
 
-/// y with alpha = 1 + p, beta = 1 + q: by hopper.h from the ANDs, and by xor-popcount. Integers, so they must be equal.
+/// y with alpha = 1 + p, beta = 1 + q, by abcfx/cuda.h from the ANDs and by xor-popcount: integers, so they are equal.
 void check_output(const Layer& l, const Result& result, int64_t row, int64_t output) {
-  const abcfx_hopper_args& t = l.t;
+  const abcfx_cuda_bgemm_args& t = l.t;
   const int64_t depth = t.kernel_h * t.kernel_w * t.words * 64, group = output / t.cols, col = output % t.cols;
   int64_t sum = 0, row_sum = 0, alpha_sum = 0, beta_sum = 0, column = 0, want = 0;
   for (int64_t p = 0; p < t.weight_bases; ++p)
@@ -184,6 +203,8 @@ void check_output(const Layer& l, const Result& result, int64_t row, int64_t out
 template <class S>
 void check(const Layer& l) {
   const Problem p = problem_of(l.t, S::cols);
+  check_map(map_of_a(l.t, p.space.box, S::N), S::a_bytes);
+  check_map(map_of_w(l.t, S::cols, S::M), S::b_bytes);
   Ring<S::stages> ring;
   std::vector<uint8_t> shared(1024 + S::stages * S::stage_bytes, 0xFF);
   Result result;
@@ -195,17 +216,17 @@ void check(const Layer& l) {
     for (int64_t output = 0; output < l.outputs(); ++output) check_output(l, result, row, output);
 }
 
-abcfx_hopper_args linear(int64_t m, int64_t n, int64_t rows, int64_t words, int64_t cols) {
-  abcfx_hopper_args t = {};
+abcfx_cuda_bgemm_args linear(int64_t m, int64_t n, int64_t rows, int64_t words, int64_t cols) {
+  abcfx_cuda_bgemm_args t = {};
   t.weight_bases = m, t.activation_bases = n, t.images = t.padded_h = t.out_h = 1;
   t.padded_w = t.out_w = rows, t.words = words, t.cols = cols, t.groups = 1;
   t.kernel_h = t.kernel_w = t.stride_h = t.stride_w = t.dilation_h = t.dilation_w = 1;
   return t;
 }
 
-abcfx_hopper_args image(int64_t m, int64_t n, int64_t images, int64_t size, int64_t kernel, int64_t stride,
+abcfx_cuda_bgemm_args image(int64_t m, int64_t n, int64_t images, int64_t size, int64_t kernel, int64_t stride,
                         int64_t dilation, int64_t groups) {
-  abcfx_hopper_args t = linear(m, n, 1, 2, 21);
+  abcfx_cuda_bgemm_args t = linear(m, n, 1, 2, 21);
   t.images = images, t.padded_h = size, t.padded_w = size + 3, t.groups = groups;
   t.kernel_h = t.kernel_w = kernel, t.stride_h = t.stride_w = stride, t.dilation_h = t.dilation_w = dilation;
   t.out_h = (t.padded_h - (kernel - 1) * dilation - 1) / stride + 1;
@@ -255,12 +276,13 @@ void check_ring(int items, int tile) {
   while (done[1] < items || done[2] < items) {
     const int who = int(random_words() % (kConsumers + 1));
     Ring<stages>& ring = rings[who];
-    const bool ready = who == 0 ? empty[size_t(ring.slot)].passes(ring.parity ^ 1u) : full[size_t(ring.slot)].passes(ring.parity);
+    const size_t slot = size_t(ring.slot);
+    const bool ready = who == 0 ? empty[slot].passes(ring.parity ^ 1u) : full[slot].passes(ring.parity);
     if (++idle > 1000000) fail("stuck after items", done[0], items);
     if (done[who] == items || !ready) continue;
     if (who == 0) {
       held[ring.slot] = done[0];
-      full[size_t(ring.slot)].arrive();
+      full[slot].arrive();
     } else {
       expect("item in the buffer", held[ring.slot], done[who]);
       int& before = last[who - 1];

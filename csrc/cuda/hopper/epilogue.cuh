@@ -35,11 +35,17 @@ __device__ __forceinline__ Row row_of(const Problem& p, const Tile& tile, int ro
   return {index, base, -2.f * p.out.row_sum[index * s.groups + tile.group]};
 }
 
-/// y of one output: `combined` is sum_pq alpha beta AND_pq.
+/// NaN stays NaN, as in torch.
+__device__ __forceinline__ float clip(float v, float low, float high) {
+  return v < low ? low : v > high ? high : v;
+}
+
+/// dst of one output: `combined` is sum_pq alpha beta AND_pq.
 __device__ __forceinline__ float finish(const Epilogue& e, const Row& row, int64_t col, float combined) {
   float y = fmaf(row.correction, __ldg(e.alpha_sum + col), 4.f * combined) + __ldg(e.column_base + col);
   if (row.base) y += __ldg(row.base + col);
-  return e.gain ? fmaf(y, __ldg(e.gain + col), __ldg(e.offset + col)) : y;
+  if (e.gain) y = fmaf(y, __ldg(e.gain + col), __ldg(e.offset + col));
+  return clip(y, e.low, e.high);
 }
 
 /// Stores a pair of neighbouring columns of one row, in one access where both are there and aligned.

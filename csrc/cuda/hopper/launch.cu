@@ -29,7 +29,7 @@ bool encode(CUtensorMap* out, const void* data, const Map& m) {
 }
 
 template <class S, class T>
-int launch(const abcfx_hopper_args& t, cudaStream_t stream) {
+int launch(const abcfx_cuda_bgemm_args& t, cudaStream_t stream) {
   const Problem problem = problem_of(t, S::cols);
   CUtensorMap a, w;
   if (!encode(&a, t.a, map_of_a(t, problem.space.box, S::N)) || !encode(&w, t.w, map_of_w(t, S::cols, S::M)))
@@ -39,19 +39,19 @@ int launch(const abcfx_hopper_args& t, cudaStream_t stream) {
       cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
       cudaFuncSetAttribute(hopper_bgemm<S, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(S::shared_bytes)) !=
           cudaSuccess)
-    return ABCFX_UNSUPPORTED;
+    return ABCFX_CUDA_FAILED;
   const int tiles = tile_count(problem.space);
   const unsigned blocks = unsigned(tiles < processors ? tiles : processors);
   hopper_bgemm<S, T><<<blocks, kThreads, S::shared_bytes, stream>>>(a, w, problem);
-  return cudaGetLastError() == cudaSuccess ? ABCFX_OK : ABCFX_UNSUPPORTED;
+  return cudaGetLastError() == cudaSuccess ? ABCFX_OK : ABCFX_CUDA_FAILED;
 }
 
 template <class S>
-int launch_typed(const abcfx_hopper_args& t, cudaStream_t stream) {
-  switch (t.type) {
-    case ABCFX_HOPPER_F32: return launch<S, float>(t, stream);
-    case ABCFX_HOPPER_F16: return launch<S, __half>(t, stream);
-    case ABCFX_HOPPER_BF16: return launch<S, __nv_bfloat16>(t, stream);
+int launch_typed(const abcfx_cuda_bgemm_args& t, cudaStream_t stream) {
+  switch (t.dst_type) {
+    case ABCFX_F32: return launch<S, float>(t, stream);
+    case ABCFX_F16: return launch<S, __half>(t, stream);
+    case ABCFX_BF16: return launch<S, __nv_bfloat16>(t, stream);
     default: return ABCFX_BAD_SHAPE;
   }
 }
@@ -67,11 +67,12 @@ bool is_hopper() {
 }  // namespace
 }  // namespace abcfx_hopper
 
-int abcfx_hopper_bgemm(const struct abcfx_hopper_args* args, void* stream) {
+int abcfx_hopper_bgemm(const struct abcfx_cuda_bgemm_args* args) {
   using namespace abcfx_hopper;
+  if (args->images * args->out_h * args->out_w * args->groups * args->cols == 0) return ABCFX_OK;
   if (!sizes_agree(*args)) return ABCFX_BAD_SHAPE;
   if (!addressable(*args) || !is_hopper()) return ABCFX_UNSUPPORTED;
-  const cudaStream_t s = static_cast<cudaStream_t>(stream);
+  const cudaStream_t s = static_cast<cudaStream_t>(args->stream);
   const int64_t m = args->weight_bases, n = args->activation_bases;
   if (m == 1 && n == 1) return launch_typed<Shape<1, 1, 256, false>>(*args, s);
   if (m == 2 && n == 2) return launch_typed<Shape<2, 2, 64, false>>(*args, s);
