@@ -161,6 +161,7 @@ template <class S, class T>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_bgemm(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
                  const __grid_constant__ Problem problem) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint8_t raw[];
   const Shared<S> shared(raw);
   if (threadIdx.x == 0) {
@@ -181,6 +182,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     take_registers<kConsumerRegisters>();
     consume<S, T>(problem, shared, warpgroup - 1);
   }
+#else
+  __trap();  // machine code for another target than sm_90a: stop, do not leave dst unwritten
+#endif
 }
 
 }  // namespace abcfx_hopper
