@@ -18,7 +18,7 @@ int launch(void (*kernel)(Args...), dim3 grid, unsigned threads, size_t shared, 
     return ABCFX_CUDA_FAILED;
   }
   kernel<<<grid, threads, shared, (cudaStream_t)stream>>>(args...);
-  return cudaGetLastError() == cudaSuccess ? ABCFX_OK : ABCFX_CUDA_FAILED;
+  return cudaGetLastError() == cudaSuccess ? (int)ABCFX_OK : (int)ABCFX_CUDA_FAILED;
 }
 
 /// Of the current device; 0 if there is none.
