@@ -1,0 +1,6 @@
+// The text of the CUDA sources, compiled for the CPU.
+#include "emulated_launch.h"
+//
+#include "bgemm/bgemm.cu"
+#include "pack/pack.cu"
+#include "pack/weights.cu"
