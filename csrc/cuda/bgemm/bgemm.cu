@@ -49,7 +49,7 @@ int64_t computed(const abcfx_cuda_bgemm_args& t, int64_t weights, int64_t planes
 }
 
 int large(const abcfx_cuda_bgemm_args& t) {
-  if (t.weight_bases == 1 && t.activation_bases == 1) return try_tile<Tile<1, 1, 64, 48, true>>(t);
+  if (t.weight_bases == 1 && t.activation_bases == 1) return try_tile<Tile<1, 1, 64, 32, true>>(t);
   const int64_t both = computed(t, 2, 2), pair = computed(t, 1, 2), weights = computed(t, 2, 1);
   if (both <= pair && both <= weights) return try_tile<Tile<2, 2, 32, 32, false>>(t);
   return pair <= weights ? try_tile<Tile<1, 2, 32, 48, false>>(t) : try_tile<Tile<2, 1, 32, 48, false>>(t);
