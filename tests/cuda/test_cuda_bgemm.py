@@ -84,11 +84,13 @@ def test_affine_clip_and_output_types(dtype: torch.dtype, number: int) -> None:
     cuda = Cuda(CASES[3])
     channels = CASES[3].cols
     gain, offset = torch.randint(-2, 3, (channels,)).float(), torch.randint(-9, 10, (channels,)).float()
+    offset[1] = torch.nan  # must not become a number by the clip
     dst = Guarded(cuda.problem.rows, channels, dtype=dtype).tensor
     pointers = {"gain": gain.data_ptr(), "offset": offset.data_ptr()}
     assert cuda.run(dst, dst_type=number, low=0.0, high=700.0, **pointers) == OK
     wanted = (cuda.problem.expected() * gain + offset).clamp(0, 700)
-    assert torch.equal(dst, wanted.float().to(dtype))
+    assert torch.equal(dst.nan_to_num(-1), wanted.float().to(dtype).nan_to_num(-1))
+    assert dst[:, 1].isnan().all()
     assert 0 < wanted.float().count_nonzero() < wanted.numel()
 
 

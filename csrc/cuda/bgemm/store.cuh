@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "../clip.cuh"
 #include "instructions.cuh"
 #include "window.cuh"
 
@@ -49,7 +50,7 @@ __device__ __forceinline__ void store(const abcfx_cuda_bgemm_args& args, const W
         const int64_t o = (int64_t)group * w.cols + col;
         float y = base[o] + corrected(args, sums[r][j][i], row_sum, beta_sum, o);
         if (args.gain) y = args.gain[o] * y + args.offset[o];
-        store_value(args, (int64_t)row * channels + o, fminf(fmaxf(y, args.low), args.high));
+        store_value(args, (int64_t)row * channels + o, clip(y, args.low, args.high));
       }
     }
   }

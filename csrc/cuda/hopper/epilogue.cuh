@@ -2,6 +2,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "../clip.cuh"
 #include "kernel.cuh"
 
 /// From popcounts to the output: 4 sum alpha beta AND, then the rank-one correction, base, affine, store.
@@ -33,11 +34,6 @@ __device__ __forceinline__ Row row_of(const Problem& p, const Tile& tile, int ro
   const int h = p.out.class_h ? p.out.class_h[pixel.y] : 0, w = p.out.class_w ? p.out.class_w[pixel.x] : 0;
   const float* base = p.out.base ? p.out.base + (h * p.out.classes_w + w) * s.groups * s.cols : nullptr;
   return {index, base, -2.f * p.out.row_sum[index * s.groups + tile.group]};
-}
-
-/// NaN stays NaN, as in torch.
-__device__ __forceinline__ float clip(float v, float low, float high) {
-  return v < low ? low : v > high ? high : v;
 }
 
 /// dst of one output: `combined` is sum_pq alpha beta AND_pq.
