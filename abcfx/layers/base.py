@@ -13,16 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abcfx.ops.warm_start import follow, key_of, restore_warm_starts, warm_starts
+from abcfx.ops.warm_start import follow, key_of, restore_start, starts_of
 from abcfx.plan import LayerPlan
-
-
-class _Owner(nn.Module):
-    """One weight as a module: what `warm_starts` and `restore_warm_starts` take."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
 
 
 class NotCalibratedError(RuntimeError):
@@ -56,8 +48,8 @@ class ABCLayer(nn.Module):
 
     def _weight_start(self) -> Tensor | None:
         """Where the next fit of the weight starts, f64[M + 1, rows] (abcfx/ops/warm_start.py)."""
-        found = {} if self._parameters.get("weight") is None else warm_starts(_Owner(self.weight))
-        return next(iter(found.values()), None)
+        weight = self._parameters.get("weight")
+        return None if weight is None else next(iter(starts_of(weight).values()), None)
 
     def _restore_weight_start(self, start: Tensor | None) -> None:
         weight = self._parameters.get("weight")
@@ -67,7 +59,7 @@ class ABCLayer(nn.Module):
         if start is not None:
             transposed = isinstance(self, nn.modules.conv._ConvTransposeNd)
             key = key_of(weight, self.plan.weight_bases, self.plan.per_channel, transposed, getattr(self, "groups", 1))
-            restore_warm_starts(_Owner(weight), {f"weight|{key}": start})
+            restore_start(weight, key, start)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_abc_weight_start": self._weight_start()}

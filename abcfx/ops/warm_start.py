@@ -170,11 +170,18 @@ def warm_starts(model: nn.Module) -> dict[str, Tensor]:
     """
     found = {}
     for name, parameter in model.named_parameters():
-        for key in _chains.get(parameter, {}):
-            start = start_of(parameter, key)
-            if start is not None:
-                found[_name_of(name, key)] = torch.cat([start.alpha.double(), start.limit.unsqueeze(0)])
+        found |= {_name_of(name, key): tensor for key, tensor in starts_of(parameter).items()}
     return found
+
+
+def starts_of(weight: Tensor) -> dict[tuple, Tensor]:
+    """`warm_starts` of one weight, by key."""
+    starts = {key: start_of(weight, key) for key in _chains.get(weight, {})}
+    return {
+        key: torch.cat([start.alpha.double(), start.limit.unsqueeze(0)])
+        for key, start in starts.items()
+        if start is not None
+    }
 
 
 def restore_warm_starts(model: nn.Module, starts: Mapping[str, Tensor]) -> None:
@@ -189,15 +196,26 @@ def restore_warm_starts(model: nn.Module, starts: Mapping[str, Tensor]) -> None:
         name, key = _key_of(text)
         if name not in parameters:
             raise ValueError(f"warm starts of {name!r}, but the model has no such parameter: restore its own")
-        weight, bases = parameters[name], key[0]
-        if tensor.dim() != 2 or tensor.shape[0] != bases + 1:
-            raise ValueError(f"the warm start {text!r} must be [{bases + 1}, rows], got {list(tensor.shape)}")
-        tensor = tensor.detach().to(weight.device, torch.float64)
-        start = Start(tensor[:-1].float(), tensor[-1].clone())
-        chains[name][key] = Chain(None, start, weight._version, stepped=True)
+        chains[name][key] = _chain_from(parameters[name], key, tensor, text)
     with _lock:
         for name, parameter in parameters.items():
             _chains[parameter] = chains[name]
+
+
+def restore_start(weight: Tensor, key: tuple, tensor: Tensor) -> None:
+    """`restore_warm_starts` of one weight that has one use. Raises ValueError for a tensor that does not fit it."""
+    chain = _chain_from(weight, key, tensor, _name_of("weight", key))
+    with _lock:
+        _chains[weight] = {key: chain}
+
+
+def _chain_from(weight: Tensor, key: tuple, tensor: Tensor, text: str) -> Chain:
+    bases = key[0]
+    if tensor.dim() != 2 or tensor.shape[0] != bases + 1:
+        raise ValueError(f"the warm start {text!r} must be [{bases + 1}, rows], got {list(tensor.shape)}")
+    tensor = tensor.detach().to(weight.device, torch.float64)
+    start = Start(tensor[:-1].float(), tensor[-1].clone())
+    return Chain(None, start, weight._version, stepped=True)
 
 
 def _name_of(parameter: str, key: tuple) -> str:

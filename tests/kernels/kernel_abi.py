@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -123,7 +123,7 @@ def variant(op: str, name: str) -> Callable[[ctypes.Structure], int]:
 class Guarded:
     """An output between two walls of a bit pattern, filled with it: `untouched` says where nothing was written.
 
-    conftest.py looks at the walls of every one after the test that made it, so that no test can forget to.
+    `guard_bytes` looks at the walls of every one after the test that made it, so that no test can forget to.
     """
 
     WALL = 64
@@ -142,6 +142,16 @@ class Guarded:
 
     def untouched(self) -> Tensor:
         return self.tensor == self.pattern
+
+
+@pytest.fixture(autouse=True)
+def guard_bytes() -> Iterator[None]:
+    """For a conftest.py to import: it then acts in every test of that folder."""
+    Guarded.alive.clear()
+    yield
+    broken = [tuple(output.tensor.shape) for output in Guarded.alive if not output.walls_intact()]
+    Guarded.alive.clear()
+    assert not broken, f"written outside of the outputs of shape {broken}"
 
 
 def fenced(tensor: Tensor) -> Tensor:
