@@ -22,6 +22,7 @@ from abcfx.levels import ObservedGraph, SiteLevels, levels_of
 from abcfx.ops.choose import tuning
 from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
+from abcfx.passes.hoist import Prologue
 from abcfx.passes.lower import WeightInput
 from abcfx.passes.plan_layers import plan_layers
 from abcfx.passes.save_bits import SaveBits
@@ -57,6 +58,8 @@ def abc(
     else:
         with tuning(wanted.autotune):
             _lower(pipeline, runner)
+        if wanted.fuse:
+            _fuse(pipeline, runner)
     # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
     new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
     runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted, mode, training)
@@ -73,11 +76,13 @@ class Runner:
         self.observed: ObservedGraph | None = None
         self.calibration_batches = 0
         self.last: tuple[Snapshot, list[Tensor]] | None = None
+        self.folded = Folded()
 
     def __call__(self, *args: Any) -> Any:
         if self.observed is not None and any(s.batches < self.calibration_batches for s in self.levels):
             self.observed.run(args)
-        return self.compiled(*args, *self.level_tensors(), *self.weight_tensors(args))
+        inputs = [*args, *self.level_tensors(), *self.weight_tensors(args)]
+        return self.compiled(*inputs, *self.folded.tensors(inputs))
 
     def level_tensors(self) -> list[Tensor]:
         return [tensor for site in self.levels for tensor in (site.scale, site.shift)]
@@ -93,6 +98,26 @@ class Runner:
             tensors += made.tensors(weight)
         self.last = snapshot, tensors  # one assignment: other threads see both or neither
         return tensors
+
+
+class Folded:
+    """What a prologue makes of constants, kept until one of them changes."""
+
+    def __init__(self, prologue: Prologue | None = None, position: Mapping[str, int] | None = None) -> None:
+        self.prologue = prologue
+        self.sources = [position[s] if isinstance(s, str) else s for s in prologue.sources] if prologue else []
+        self.last: tuple[Snapshot, list[Tensor]] | None = None
+
+    def tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
+        if self.prologue is None:
+            return []
+        live = [inputs[source] if isinstance(source, int) else source for source in self.sources]
+        last = self.last
+        if last is not None and last[0].holds(live):
+            return last[1]
+        snapshot = Snapshot(live)
+        self.last = snapshot, self.prologue.tensors(live)
+        return self.last[1]
 
 
 def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[[fx.Node], bool]:
@@ -152,6 +177,13 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
         base = made.view.base
         source = position[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))
         runner.weights.append((source, made))
+
+
+def _fuse(pipeline: Pipeline, runner: Runner) -> None:
+    """Glue moves into kernels; the runner learns what to make of constants."""
+    prologue = pipeline.fuse()
+    position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
+    runner.folded = Folded(prologue, position)
 
 
 def _hand_over(

@@ -9,7 +9,7 @@ from typing import Any
 from abcfx.config import Config
 
 THEN = ("inductor", "aot_eager", "eager")
-OWN = ("calibration_batches", "autotune", "recompute", "then")  # options that are no field of Config
+OWN = ("calibration_batches", "autotune", "fuse", "recompute", "then")  # options that are no field of Config
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Options:
     """config               how float layers are quantized; None: only layers that quantize_model made are lowered
     calibration_batches  float layers: the first batches fit the activation levels, which are frozen afterwards
     autotune             measure each layer shape once, in every form, instead of asking the cost model; kept on disk
+    fuse                 inference: batch norm, activations, additions and packing move into the kernels before them
     recompute            training: keep bits for the backward pass and compute layer outputs again from them
     then                 who compiles the rest of the graph
     """
@@ -24,6 +25,7 @@ class Options:
     config: Config | None = None
     calibration_batches: int = 1
     autotune: bool = False
+    fuse: bool = True
     recompute: bool = True
     then: str = "inductor"
 
@@ -40,7 +42,7 @@ class Options:
         result = cls(Config(**given) if given else None, **own)
         if result.then not in THEN:
             raise ValueError(f"option 'then' must be one of {', '.join(THEN)}, got {result.then!r}")
-        for switch in ("autotune", "recompute"):
+        for switch in ("autotune", "fuse", "recompute"):
             if not isinstance(getattr(result, switch), bool):
                 raise ValueError(f"option '{switch}' must be True or False, got {getattr(result, switch)!r}")
         if not isinstance(result.calibration_batches, int) or result.calibration_batches < 1:

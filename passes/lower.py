@@ -21,7 +21,7 @@ from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
-from abcfx.graph import SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
+from abcfx.graph import CONSTANT, SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
 from abcfx.ops.choose import Choice, choose
 from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
@@ -298,6 +298,8 @@ def _decide(
             add_placeholder(gm, f"abc_{role}_{len(inputs)}", torch.empty(size, dtype=kept, device=device))
             for role, (size, kept) in shapes.items()
         )
+        for made in shared[key]:
+            made.meta[CONSTANT] = True
         inputs.append(
             WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype)
         )

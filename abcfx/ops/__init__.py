@@ -4,6 +4,7 @@ from abcfx.ops import (  # noqa: F401  importing registers
     activation,
     convolution,
     kernel_conv,
+    kernel_emit,
     kernel_gradients,
     kernel_linear,
     kernel_pack,
