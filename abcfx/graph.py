@@ -12,6 +12,11 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves
 
+try:
+    from torch.fx.experimental.symbolic_shapes import optimization_hint  # noqa: F401  for the passes
+except ImportError:  # its name before torch 2.12
+    from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint  # noqa: F401
+
 aten = torch.ops.aten
 VALUE_KEYS = ("val", "example_value")  # make_fx and export write the first, Dynamo the second
 CONSTANT = "abcfx_constant"  # node.meta of a placeholder: whether it is a parameter or buffer that the graph only reads

@@ -27,6 +27,7 @@ from abcfx.passes._glue import (
 )
 from abcfx.passes._product import ProductView, product_of, replayed
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
+from abcfx.passes.carry_bits import carry_bits
 from abcfx.passes.emit_bits import emit_bits
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
@@ -230,7 +231,8 @@ FUSE: tuple[Rule, ...] = (FoldAffine(), FuseAdd(), FuseClip(), FuseSlope())
 
 
 def fuse(gm: GraphModule) -> Report:
-    """Apply the rules, then let layers emit planes for the next one."""
+    """Apply the rules, move packs up where that is cheaper, then let layers emit planes for the next one."""
     report = apply_rules(gm, FUSE)
+    carry_bits(gm, report)
     emit_bits(gm, report)
     return report

@@ -21,18 +21,25 @@ from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
-from abcfx.graph import CONSTANT, SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
+from abcfx.graph import (
+    CONSTANT,
+    SITE,
+    AbcConvView,
+    AbcLinearView,
+    Builder,
+    add_placeholder,
+    dtype_of,
+    optimization_hint,
+    shape_of,
+    value,
+    view,
+)
 from abcfx.ops.choose import Choice, choose
 from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
 from abcfx.ops.workload import TYPICAL_ROWS, Workload
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations
-
-try:
-    from torch.fx.experimental.symbolic_shapes import optimization_hint
-except ImportError:  # its name before torch 2.12
-    from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint
 
 aten, abc, abc_k = torch.ops.aten, torch.ops.abc, torch.ops.abc_k
 FORM = "abcfx_form"  # node.meta: what `_decide` found for an abc node

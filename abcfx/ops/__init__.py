@@ -8,6 +8,7 @@ from abcfx.ops import (  # noqa: F401  importing registers
     kernel_gradients,
     kernel_linear,
     kernel_pack,
+    kernel_pool,
     kernel_positions,
     kernel_refit,
     kernel_unpack,

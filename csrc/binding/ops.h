@@ -46,6 +46,9 @@ Tensor conv2d(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha
               int64_t channels, std::vector<int64_t> kernel, std::vector<int64_t> stride,
               std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups);
 
+Tensor max_pool_bits(const Tensor& bits, StringHandle levels, std::vector<int64_t> kernel, std::vector<int64_t> stride,
+                     std::vector<int64_t> padding, std::vector<int64_t> before, std::vector<int64_t> after);
+
 std::tuple<Tensor, Tensor> linear_emit(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha,
                                        const Tensor& tap_sums, const std::optional<Tensor>& bias, const Tensor& scale,
                                        const Tensor& shift, StringHandle levels, int64_t depth,

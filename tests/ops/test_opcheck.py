@@ -241,6 +241,13 @@ def _() -> Samples:
     yield *layer, None, None, 0.0, NO_LIMIT, None, None, *none, None, None, 0, "coded", 1, (0, 0), True
 
 
+@samples_of("abc_k::max_pool_bits", F32)
+def _() -> Samples:
+    bits = conv_arguments("3x3", Levels.random("coded", 2), 2, 2)[2][0]
+    yield bits, "coded", (3, 3), (2, 2), (1, 1), (1, 1), (0, 2)
+    yield bits, "thermometer", (2, 2), (1, 1), (0, 0), (1, 1), (1, 1)
+
+
 @samples_of("abc_k::round_gradient", F32)
 def _() -> Samples:
     gain, seed = torch.rand(2, 6), torch.tensor([5])
