@@ -52,7 +52,7 @@ def emit_bits(gm: GraphModule, report: Report) -> None:
         for pack in [node for node in part.graph.nodes if node.op == "call_function" and node.target in PACKS]:
             chain, reason = chain_of(pack)
             if chain is None:
-                report.declined[pack.name] = reason
+                report.declined.setdefault(pack.name, reason)
             else:
                 _move(pack, chain)
                 report.applied["EmitBits"] += 1
