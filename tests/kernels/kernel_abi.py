@@ -77,6 +77,11 @@ REFIT = structure(
     "alternations row_begin row_end",
     dict.fromkeys("src start dst alpha error power scratch".split(), P),
 )
+EPILOGUE = structure(
+    "abcfx_epilogue_args",
+    "src dst residual gain offset slope low high cols src_step dst_step residual_step row_begin row_end",
+    dict.fromkeys("src dst residual gain offset slope".split(), P) | {"low": ctypes.c_float, "high": ctypes.c_float},
+)
 DEQUANTIZE = structure(
     "abcfx_dequantize_args",
     "src alpha out tap_sums bases rows taps channels row_begin row_end",
