@@ -45,8 +45,11 @@ def measure_model(
     kinds: Sequence[str],
     seconds: float,
     tick: Tick,
+    unfused: bool = False,
 ) -> Measurement:
     """Quantize `model` with each (M, N), calibrate on `x`, compile and check; race all of them and the rivals in turns.
+
+    unfused  race each (M, N) without the fusion passes too
 
     Raises ValueError or RuntimeError as the model does on `x`, WrongResult if a quantized one computes something else.
     """
@@ -65,7 +68,10 @@ def measure_model(
         ours = []
         for pair in pairs:
             tick(f"M={pair[0]}, N={pair[1]}: calibrating and compiling")
-            ours.append(_contestant(model, x, pair, layout))
+            with torch.inference_mode(False), torch.no_grad():
+                quantized = abcfx.calibrate(abcfx.quantize_model(model, *pair), [x], progress=False)
+            check_layers(quantized, x)
+            ours += [_contestant(quantized, x, pair, layout, fuse) for fuse in ((True, False) if unfused else (True,))]
         reference_ms = min(one.rough_ms for one in ours)
         forms = model_rivals(model, x, kinds)
         heats = {
@@ -89,11 +95,8 @@ def first_tensor(output: Any) -> Tensor:
     return found
 
 
-def _contestant(model: nn.Module, x: Tensor, pair: tuple[int, int], layout: str) -> Contestant:
-    with torch.inference_mode(False), torch.no_grad():
-        quantized = abcfx.calibrate(abcfx.quantize_model(model, *pair), [x], progress=False)
-    check_layers(quantized, x)
-    fast = torch.compile(quantized, backend="abc", dynamic=False)
+def _contestant(quantized: nn.Module, x: Tensor, pair: tuple[int, int], layout: str, fuse: bool) -> Contestant:
+    fast = torch.compile(quantized, backend="abc", dynamic=False, options={"fuse": fuse})
     for _ in range(WARM_UP):
         got = first_tensor(fast(x))
     want = first_tensor(quantized(x))
@@ -104,7 +107,7 @@ def _contestant(model: nn.Module, x: Tensor, pair: tuple[int, int], layout: str)
     def call() -> Tensor:
         return first_tensor(fast(x))
 
-    return Contestant(Spec(*pair, "chosen per layer", layout), call, 1e3 * rough_s(call), error=error)
+    return Contestant(Spec(*pair, "chosen per layer" if fuse else "unfused", layout), call, 1e3 * rough_s(call), error=error)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", metavar="SHAPE", help="e.g. 8,3,224,224 (1,3,224,224) or 1,128:int64")
     parser.add_argument("--unsafe-load", action="store_true", help="read a pickled module, which runs the code in it")
     add_bases(parser)
+    parser.add_argument("--unfused", action="store_true", help="each M,N without the fusion passes too")
     add_rivals(parser, KINDS, MODEL_RIVALS)
     add_common(parser, seconds=10)
 
@@ -37,7 +38,9 @@ def run_model(arguments: argparse.Namespace) -> int:
 
     def job(tick):
         try:
-            return measure_model(arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick)
+            return measure_model(
+                arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick, arguments.unfused
+            )
         except (ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{arguments.model} on an input {list(x.shape)}: {one_line(error)}") from error
 
