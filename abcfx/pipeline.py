@@ -23,6 +23,7 @@ from abcfx.passes._constants import mark_constants
 from abcfx.passes._rule import Report, apply_rules
 from abcfx.passes.adjoint import require_adjoints
 from abcfx.passes.canonicalize import CANONICALIZE, name_overloads
+from abcfx.passes.emit_bits import packs_of
 from abcfx.passes.fuse import fuse
 from abcfx.passes.hoist import Prologue, hoist_constants
 from abcfx.passes.lower import Lowered, lower
@@ -70,11 +71,13 @@ class Pipeline:
         return self._stage("lower", lambda: lower(self.gm), spec.KERNEL)
 
     def fuse(self) -> Prologue | None:
-        """Inference only: what stands between kernels moves into them; returns what to make of constants, if anything."""
+        """Inference only: what stands between kernels moves into them; returns what to make of constants first."""
         if self._stopped():
             return None
+        before = packs_of(self.gm)
         report = self._stage("fuse", lambda: fuse(self.gm), spec.KERNEL)
         self.declined.update(report.declined)
+        log(1, f"fuse: {before} packs before, {packs_of(self.gm)} after; the others are made by the layer before")
         return hoist_constants(self.gm)
 
     def _stopped(self) -> bool:

@@ -6,6 +6,7 @@ import operator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from abcfx.passes._glue import NO_LIMIT, vector
 from torch.fx import Node
 
@@ -19,6 +20,7 @@ TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 PERMUTES = {aten.permute.default}
 RESHAPES = {aten.reshape.default, aten.view.default}
 COPIES = {aten.clone.default}
+MOVES = PERMUTES | RESHAPES
 
 
 class ProductView(NamedTuple):
@@ -81,7 +83,7 @@ class ProductView(NamedTuple):
 
     def as_operand(self, b: Builder, other: Node) -> Node:
         """A tensor of the output's final shape in the layout that the kernel writes."""
-        while other.op == "call_function" and other.target in COPIES:
+        while _is_copy(other):
             other = other.args[0]  # type: ignore[assignment]
         if self.is_conv:
             if other.op == "call_function" and other.target in PERMUTES and list(other.args[1]) == TO_NCHW:  # type: ignore[arg-type]
@@ -105,13 +107,23 @@ class ProductView(NamedTuple):
 def product_of(node: Any) -> tuple[ProductView, tuple[Node, ...]] | None:
     """The product whose floats `node` is, and the layout nodes from it to `node`, the first one first."""
     layout: list[Node] = []
-    while isinstance(node, Node) and node.op == "call_function" and node.target in PERMUTES | RESHAPES | COPIES:
+    while isinstance(node, Node) and node.op == "call_function" and (_is_copy(node) or node.target in MOVES):
         layout.insert(0, node)
         node = node.args[0]
     found = view(node)
     if found is None or not _is_layout(found, layout):
         return None
     return found, tuple(layout)
+
+
+def _is_copy(node: Node) -> bool:
+    """The same values: a clone, or dropout in eval mode."""
+    if node.op != "call_function":
+        return False
+    if node.target is F.dropout:
+        training = node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)
+        return training is False
+    return node.target in COPIES
 
 
 def view(node: Any) -> ProductView | None:
@@ -133,7 +145,7 @@ def view(node: Any) -> ProductView | None:
 
 def _is_layout(product: ProductView, layout: list[Node]) -> bool:
     """One permutation to NCHW after a convolution, one reshape of the rows after a linear layer, and copies."""
-    moves = [node for node in layout if node.target not in COPIES]
+    moves = [node for node in layout if not _is_copy(node)]
     if product.is_conv:
         return len(moves) == 1 and moves[0].target in PERMUTES and list(moves[0].args[1]) == TO_NCHW  # type: ignore[arg-type]
     if any(node.target not in RESHAPES for node in moves) or len(moves) > 1:
@@ -144,6 +156,6 @@ def _is_layout(product: ProductView, layout: list[Node]) -> bool:
 def replayed(b: Builder, node: Node, layout: tuple[Node, ...]) -> Node:
     """The same moves on another node; copies are left to whoever needs the strides."""
     for move in layout:
-        if move.target not in COPIES:
+        if not _is_copy(move):
             node = b(move.target, node, *move.args[1:], **move.kwargs)  # type: ignore[arg-type]
     return node

@@ -172,4 +172,3 @@ def _bytes(node: Node, bits: int) -> float:
 
 def _pair(value: Any) -> list[int]:
     return [value, value] if isinstance(value, int) else [value[0], value[-1]]
-

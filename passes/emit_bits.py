@@ -2,9 +2,9 @@
 
     pack(clip(gain·y + offset))  with y the floats of a kernel product    →    the planes that this product emits
 
-Between them may stand a clip and a per-channel affine (a batch norm in front of a layer), whose only reader is the pack;
-the floats y are still written where somebody else reads them (a residual). One pack a product moves; others of the same
-floats, with levels or padding of their own, stay.
+Between them may stand a clip and a per-channel affine (a batch norm in front of a layer), whose only reader is the
+pack; the floats y are still written where somebody else reads them (a residual). One pack a product moves; others of
+the same floats, with levels or padding of their own, stay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue
 from abcfx.passes._product import RESHAPES, ProductView, product_of, replayed
-from abcfx.passes._rule import Report, erase_pattern
+from abcfx.passes._rule import Declined, Report, decline, erase_pattern
 from torch.fx import GraphModule, Node
 
 from abcfx.graph import Builder, shape_of, with_bodies
@@ -50,14 +50,18 @@ def emit_bits(gm: GraphModule, report: Report) -> None:
     """Move every pack that can move; what cannot is in report.declined."""
     for part in with_bodies(gm):
         for pack in [node for node in part.graph.nodes if node.op == "call_function" and node.target in PACKS]:
-            chain, reason = chain_of(pack)
-            if chain is None:
-                report.declined.setdefault(pack.name, reason)
-            else:
-                _move(pack, chain)
+            try:
+                _move(pack, chain_of(pack))
                 report.applied["EmitBits"] += 1
+            except Declined as declined:
+                report.declined.setdefault(pack.name, str(declined))
         part.graph.lint()
         part.recompile()
+
+
+def packs_of(gm: GraphModule) -> int:
+    """How often a graph turns floats into planes outside a product."""
+    return sum(node.op == "call_function" and node.target in PACKS for node in gm.graph.nodes)
 
 
 def pack_view(node: Node) -> PackView | None:
@@ -67,12 +71,31 @@ def pack_view(node: Node) -> PackView | None:
     return PackView(*node.args[:head], tuple(node.args[head:]))  # type: ignore[arg-type]
 
 
-def chain_of(pack: Node) -> tuple[Chain | None, str]:
-    """What a pack reads, back to the product that makes it; or None, and why not."""
+def chain_of(pack: Node) -> Chain:
+    """What a pack reads, back to the product that makes it; declines if it is something else."""
     view = pack_view(pack)
     if view is None:
-        return None, "packs with an affine of its own"
-    node: Any = view.input
+        decline("packs with an affine of its own")
+    affine, low, high, node = _glue_above(view.input)
+    reached = product_of(node)
+    if reached is None:
+        decline("does not read the f32 output of a kernel")
+    product, layout = reached
+    if product.next_planes:
+        decline("the layer before emits planes for another reader")
+    if any(len(inner.users) != 1 for inner in (*product.nodes, *layout) if inner is not node):
+        decline("the floats of the layer before have readers in another layout")
+    if product.is_conv != (pack.target is abc_k.pack_image.default):
+        decline("rows and images have different layouts")
+    if not product.is_conv and (shape_of(view.input) or (0,))[-1] != product.outputs:
+        decline("the rows are cut otherwise")
+    if affine is not None and not acts_on_channels(affine, product.outputs, product.channel_dim(node)):
+        decline("an affine that does not act on the channels")
+    return Chain(product, layout, node, affine, low, high)
+
+
+def _glue_above(node: Any) -> tuple[NormView | AffineView | None, float, float, Any]:
+    """(affine, low, high, what they act on): those between a pack and a product that nobody else reads."""
     if node.target in RESHAPES and product_of(node) is None and len(node.users) == 1:
         node = node.args[0]  # rows of a linear layer that were reshaped for it, and back
     affine, low, high = None, -NO_LIMIT, NO_LIMIT
@@ -82,21 +105,7 @@ def chain_of(pack: Node) -> tuple[Chain | None, str]:
         found = glue(node)
     if isinstance(found, (NormView, AffineView)) and len(node.users) == 1:
         affine, node = found, found.input
-    reached = product_of(node)
-    if reached is None:
-        return None, "does not read the f32 output of a kernel"
-    product, layout = reached
-    if product.next_planes:
-        return None, "the layer before emits planes for another reader"
-    if any(len(inner.users) != 1 for inner in (*product.nodes, *layout) if inner is not node):
-        return None, "the floats of the layer before have readers in another layout"
-    if product.is_conv != (pack.target is abc_k.pack_image.default):
-        return None, "rows and images have different layouts"
-    if not product.is_conv and (shape_of(view.input) or (0,))[-1] != product.outputs:
-        return None, "the rows are cut otherwise"
-    if affine is not None and not acts_on_channels(affine, product.outputs, product.channel_dim(node)):
-        return None, "an affine that does not act on the channels"
-    return Chain(product, layout, node, affine, low, high), ""
+    return affine, low, high, node
 
 
 def _move(pack: Node, chain: Chain) -> None:

@@ -49,7 +49,9 @@ class Spec:
         return Spec(self.dtype, self.shape, True)
 
     def example(self) -> torch.Tensor:
-        return torch.randn(self.shape).to(self.dtype) if self.dtype.is_floating_point else torch.zeros(self.shape, dtype=self.dtype)
+        if self.dtype.is_floating_point:
+            return torch.randn(self.shape).to(self.dtype)
+        return torch.zeros(self.shape, dtype=self.dtype)
 
 
 class DType:

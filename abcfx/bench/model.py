@@ -107,7 +107,8 @@ def _contestant(quantized: nn.Module, x: Tensor, pair: tuple[int, int], layout: 
     def call() -> Tensor:
         return first_tensor(fast(x))
 
-    return Contestant(Spec(*pair, "chosen per layer" if fuse else "unfused", layout), call, 1e3 * rough_s(call), error=error)
+    spec = Spec(*pair, "chosen per layer" if fuse else "unfused", layout)
+    return Contestant(spec, call, 1e3 * rough_s(call), error=error)
 
 
 @torch.no_grad()

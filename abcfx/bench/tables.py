@@ -47,7 +47,8 @@ def _add_rows(
 
 
 def _label(ours: OurResult, layouts: bool) -> str:
-    return f"{ours.M},{ours.N}" + (f" {SHORT.get(ours.layout, ours.layout)}" if layouts else "")
+    unfused = " unfused" if ours.method == "unfused" else ""
+    return f"{ours.M},{ours.N}{unfused}" + (f" {SHORT.get(ours.layout, ours.layout)}" if layouts else "")
 
 
 def _methods(found: list[OurResult]) -> str:

@@ -1,6 +1,7 @@
 """abc_k::max_pool_bits: max pooling on the planes of a bit image, exact because quantizing is monotone.
 
-max over a window of codes = code of the max:   thermometer: each plane +1 where it is anywhere;   coded: integers compared
+max of the codes of a window = code of its max      thermometer: each plane is +1 where it is so anywhere in the window
+                                                    coded: codes compared as integers
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ def expected(given: dict[str, Tensor], use: tuple[bool, bool, bool], clip: tuple
     return t.clamp(max=high) if high < LARGEST else t
 
 
-def run(name: str, given: dict[str, Tensor], use: tuple[bool, bool, bool], clip: tuple, dst: Tensor, rows: tuple) -> int:
+def run(
+    name: str, given: dict[str, Tensor], use: tuple[bool, bool, bool], clip: tuple, dst: Tensor, rows: tuple
+) -> int:
     affine, residual, slope = use
     wanted = {"residual": residual, "gain": affine, "offset": affine, "slope": slope}
     pointers = {key: given[key].data_ptr() if used else None for key, used in wanted.items()}

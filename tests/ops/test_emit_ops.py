@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(not library.loaded(), reason=f"{library.problem(
 
 
 def next_levels(name: str) -> Levels:
-    return Levels.random("thermometer", 3) if name == "thermometer" else Levels(name, torch.tensor([20.0]), torch.zeros(1))
+    return (
+        Levels.random("thermometer", 3) if name == "thermometer" else Levels(name, torch.tensor([20.0]), torch.zeros(1))
+    )
 
 
 def expected(y: Tensor, residual, slope, clip, affine, next_clip) -> tuple[Tensor, Tensor]:

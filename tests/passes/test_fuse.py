@@ -65,6 +65,7 @@ CHAINS = {
     "relu6": lambda m, x, r: F.relu6(F.conv2d(x, m.w, m.b, padding=1)),
     "hardtanh": lambda m, x, r: F.hardtanh(F.conv2d(x, m.w, m.b, padding=1), -0.5, 0.7),
     "clamp": lambda m, x, r: torch.clamp(F.conv2d(x, m.w, m.b, padding=1), max=0.3),
+    "dropout": lambda m, x, r: F.dropout(F.conv2d(x, m.w, m.b, padding=1), 0.5, False) + r,
     "method": lambda m, x, r: F.conv2d(x, m.w, m.b, padding=1).add(r).relu(),
     "prelu": lambda m, x, r: F.prelu(F.conv2d(x, m.w, m.b, padding=1), m.slope),
     "prelu, one slope": lambda m, x, r: F.prelu(F.conv2d(x, m.w, m.b, padding=1), m.slope[:1].detach()),
