@@ -6,6 +6,7 @@ What is made of a weight (bit planes, scales, tap sums; or the dequantized weigh
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,6 +166,10 @@ class PackedConvolution(Rule):
         if is_1d:
             x = b(aten.unsqueeze.default, x, 2)
             kernel, stride, padding, dilation = [1, *kernel], [1, *stride], [0, *padding], [1, *dilation]
+        if all(size == 1 for size in kernel) and not any(padding) and max(stride) > 1:
+            for axis, step in zip((2, 3), stride, strict=True):  # a shortcut: pack only the pixels that it reads
+                x = b(aten.slice.Tensor, x, axis, 0, sys.maxsize, step) if step > 1 else x
+            stride = [1, 1]
         image = b(abc_k.pack_image.default, x, scale, shift, plan.activation_bases, plan.levels, groups, list(padding))
         y = b(
             abc_k.conv2d.default, image, *form.nodes, bias, scale, shift, plan.levels, form.weight_shape[1],

@@ -56,6 +56,8 @@ CONV = {
     "grouped": (lambda m, x: F.conv2d(x, m.w, m.b, groups=2), (10, 20, 3, 3), (2, 40, 6, 6)),
     "dilated": (lambda m, x: F.conv2d(x, m.w, m.b, dilation=2, padding=2), (10, 20, 3, 3), (1, 20, 6, 7)),
     "same even": (lambda m, x: F.conv2d(x, m.w, m.b, padding="same"), (10, 20, 4, 2), (1, 20, 6, 7)),
+    "strided shortcut": (lambda m, x: F.conv2d(x, m.w, m.b, (2, 3)), (10, 20, 1, 1), (2, 20, 9, 8)),
+    "strided shortcut 1d": (lambda m, x: F.conv1d(x, m.w, m.b, 2), (10, 20, 1), (2, 20, 9)),
     "conv1d": (lambda m, x: F.conv1d(x, m.w, m.b, 2, 1), (10, 20, 3), (2, 20, 9)),
     "no batch": (lambda m, x: F.conv2d(x, m.w, m.b), (10, 20, 3, 3), (20, 6, 7)),
 }
@@ -69,6 +71,13 @@ def test_convolutions_with_a_kernel(case: str) -> None:
     assert "abc_k.conv2d.default" in targets(pipeline.gm)
     assert lowered.kernels == ["w"]
     assert not lowered.reasons
+
+
+def test_a_strided_shortcut_packs_only_what_it_reads() -> None:
+    net = Net(lambda m, x: F.conv2d(x, m.w, None, 2), w=(10, 20, 1, 1))
+    pipeline, _ = lowered_matches(dynamo(net, torch.randn(2, 20, 9, 8)))
+    (pack,) = [node for node in pipeline.gm.graph.nodes if "pack_image" in str(node.target)]
+    assert value(pack).shape == (2, 5, 2, 4, 1)
 
 
 DENSE = {
