@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--accuracy-drop", type=float, help="points lost on held-out images, at most; measured")
     parser.add_argument(
         "--data", metavar="PATH",
-        help="calibration images: a folder of CIFAR-10 or Fashion-MNIST, or a .npz or .pt of inputs (the demo brings its own)",
+        help="calibration images: a folder of CIFAR-10 or Fashion-MNIST, a .npz, or a .pt of inputs (not for the demo)",
     )  # fmt: skip
     parser.add_argument(
         "--input", metavar="SHAPE", help="input whose time counts, e.g. 8,3,224,224 (one sample of the data)"

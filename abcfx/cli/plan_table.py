@@ -39,7 +39,7 @@ def verdict(planned: BudgetPlan) -> str:
     lines = [
         f"{cost}: {planned.ms:.3g} ms against {planned.measured.float_ms:.3g} ms in float, {planned.speedup:.2f}x; "
         f"{planned.bits:.3g} bits a weight in the layers with a choice",
-        f"estimated: the loss rises by {planned.loss:.2g}; the choice is within {100 * planned.gap:.2g} % of the optimum",
+        f"estimated: the loss rises by {planned.loss:.2g}; at most {100 * planned.gap:.2g} % from the best choice",
     ]
     if found := planned.accuracy:
         lines.append(

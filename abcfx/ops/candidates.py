@@ -34,7 +34,7 @@ def kernels_digest() -> str:
 
 
 def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """form → a function that does what one call of the layer does in that form, weights prepared; "float" is the float op.
+    """form → a function that does what one call of the layer does in that form, weights prepared. "float": the op.
 
     Weights are fitted by the fastest method and levels made up: no time depends on their values.
     """

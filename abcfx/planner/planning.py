@@ -24,7 +24,7 @@ from abcfx.planner.probes import LOSSES
 from abcfx.planner.result import BudgetPlan
 from abcfx.planner.sensitivity import estimate, measure_exactly
 from abcfx.planner.solve import solve
-from abcfx.planner.watch import Forward, Watched, fit_levels, pieces
+from abcfx.planner.watch import MEMORY, PIECE, Forward, Watched, fit_levels, pieces
 
 COUNTS = (1, 2, 3, 4, 5)
 SENSITIVITIES = ("estimate", "exact")
@@ -46,7 +46,7 @@ def plan(
     loss: str = "kl",
     cost: str = "predicted",
     samples: int = 128,
-    probes: int = 4,
+    probes: int = 10,
     forward: Forward | None = None,
     measured: BudgetPlan | Measurements | None = None,
     progress: bool | None = None,
@@ -65,10 +65,11 @@ def plan(
     example      batch whose time counts, by default the first sample of the first batch
     held_out     batches that accuracy_drop is measured on; by default the second half of the loader's, which then serve
                  for nothing else
-    sensitivity  "estimate" (second order, a few runs of the model) or "exact" (one run for each layer and candidate)
+    sensitivity  "estimate" (a few runs of the model in both directions) or "exact" (a run for each layer and candidate)
     loss         "kl" to the float model's classes, or "mse" of its outputs
     cost         "predicted" by the cost model, or "measured" on this machine (abcfx/planner/costs.py)
-    samples, probes   how many samples the sensitivity is measured on, and random directions of the logits for each
+    samples, probes   how many samples the sensitivity is measured on, and directions of the logits (backward runs): the
+                 likeliest classes of each sample, or random ones (abcfx/planner/probes.py)
     forward      forward(model, batch) → logits, for batches or outputs of another form
     measured     an earlier plan: nothing is measured again, and its candidates, layers and fixed choices stand
     progress     show a bar; by default only on a terminal
@@ -159,7 +160,11 @@ def _measure(
     if not candidates:
         raise ValueError("candidates is empty: give at least one LayerPlan, e.g. [LayerPlan(2, 2)]")
     watched = Watched(model, lambda copied: quantize_model(copied, **rules), forward)
-    measured_on = _first(pieces(batches), samples)
+    shown = next(pieces(batches[:1], 1)) if example is None else example
+    met = costs.meet(watched.model, lambda: watched.run(shown))
+    values = sum(sum(work.outputs) for work in met.values()) // _size(shown)
+    size = max(1, min(PIECE, MEMORY // (4 * max(1, values) * (probes + 3))))
+    measured_on = _first(pieces(batches, size), samples)
     tick = bar("sampling inputs", len(batches))
     sampled = watched.samplers(_ticking(batches, tick))
     levels = fit_levels(sampled, candidates)
@@ -174,8 +179,6 @@ def _measure(
         losses = measure_exactly(
             watched, measured_on, found, levels_of, loss, bar("measuring each layer", len(found.losses))
         )
-    shown = next(pieces(batches[:1], 1)) if example is None else example
-    met = costs.meet(watched.model, lambda: watched.run(shown))
     tick = bar("timing layers", len(met))
     layers = []
     reasons = plan_of(watched.model).reasons

@@ -1,18 +1,22 @@
-"""Random directions of the logits whose covariance is the curvature of the loss: what makes sensitivity cheap.
+"""Directions of the logits along which a network is linearized: what makes sensitivity cheap.
 
-    E v vᵀ = H        KL(p ‖ p̂) ≈ ½ δzᵀ H δz = ½ E (v·δz)²     for a change δz of the logits z
+A change δy of a layer's output changes the logits by δz ≈ J·δy. For a direction v of the logits, v·δz = (Jᵀv)·δy: one
+backward run for each v serves every layer and every δy.
 
-kl    H = diag(p) - p pᵀ, p = softmax(z), the Fisher matrix:   v = √p ⊙ ε - p·(√p·ε),  ε normal
-mse   H = 1: half the squared error of the outputs, for models that give no logits:   v = ε
+classes   v = e_c for the K likeliest classes c of each sample: δz itself, on these classes, so that the loss can be
+          taken where it is, also where it saturates:  KL(softmax(z) ‖ softmax(z + δz)). For classifiers.
+curvature E v vᵀ = H:  loss ≈ ½ δzᵀ H δz = ½ E (v·δz)². For logits at many places (tokens), whose changes one backward
+          run cannot tell apart, and for losses that are no KL.
+              kl   H = diag(p) - p pᵀ, the Fisher matrix of p = softmax(z):   v = √p ⊙ ε - p·(√p·ε),  ε normal
+              mse  H = 1, half the squared error of the outputs:              v = ε
 
-With the adjoint J of the network between a layer and the logits, v·δz = (Jᵀv)·δy: one backward run for each probe
-serves every layer and every change δy of its output. Source: Botev et al. 2017 (Gauss-Newton); Dong et al. 2020
-(HAWQ-V2) plan bits with curvatures, of the weights alone.
+Source: Botev et al. 2017 (Gauss-Newton matrices); Dong et al. 2020 (HAWQ-V2) plan bits with curvatures of the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,14 +45,39 @@ def logits_of(output: Any) -> Tensor:
     )
 
 
-def draw(z: Tensor, loss: str, generator: torch.Generator) -> Tensor:
-    """One v of the shape of z; classes are the last dimension."""
-    noise = torch.randn(z.shape, generator=generator).to(z)
+@dataclass(frozen=True)
+class Directions:
+    """vectors  f[K, *z.shape]        classes  i64[samples, K] if the vectors are these classes' own, else None"""
+
+    z: Tensor
+    vectors: Tensor
+    classes: Tensor | None = None
+
+    def loss(self, change: Tensor) -> float:
+        """Σ over samples of the loss, for v·δz in f[K, samples] (f[K, 1] if curvature is all there is)."""
+        change = change.double()
+        if self.classes is None:
+            return float(change.square().sum() / (2 * len(change)))
+        exact = self.z.double().gather(1, self.classes)
+        return divergence(exact, exact + change.T, "kl")
+
+
+def directions(z: Tensor, loss: str, count: int, by_sample: bool, generator: torch.Generator) -> Directions:
+    """`count` directions at the logits z, classes in the last dimension.
+
+    by_sample  whether every layer keeps the samples apart in its first dimension, as a classifier of images does
+    """
+    z = z.detach()
+    if loss == "kl" and by_sample and z.dim() == 2:
+        classes = z.topk(min(count, z.shape[1]), dim=1).indices
+        vectors = torch.zeros(classes.shape[1], *z.shape, dtype=z.dtype, device=z.device)
+        return Directions(z, vectors.scatter_(2, classes.T.unsqueeze(-1), 1.0), classes)
+    noise = torch.randn(count, *z.shape, generator=generator).to(z)
     if loss == "mse":
-        return noise
-    p = z.detach().float().softmax(-1).to(z.dtype)
+        return Directions(z, noise)
+    p = z.float().softmax(-1).to(z.dtype)
     root = p.sqrt() * noise
-    return root - p * (p.sqrt() * noise).sum(-1, keepdim=True)
+    return Directions(z, root - p * root.sum(-1, keepdim=True))
 
 
 def divergence(exact: Tensor, changed: Tensor, loss: str) -> float:

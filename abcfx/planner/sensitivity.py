@@ -1,17 +1,17 @@
 """What quantizing one layer does to the loss of the model, for every layer and every option.
 
-estimate   loss_l(option) ≈ ½ mean over samples and probes of (g·δy)²,   g = Jᵀv,   δy = ŷ - y
+estimate   the loss at the logits z + J·δy of the network linearized behind the layer,   δy = ŷ - y
 
-y   what the layer returns in float     ŷ   what it returns quantized on the same input, its output corrected per channel
-    as calibration does (abcfx/quant/correction.py)
-v   random directions of the logits (probes.py): a forward and a few backward runs of the model give the g of all layers
+y   what the layer returns in float     ŷ   what it returns quantized on the same input, its output corrected per
+    channel as calibration does (abcfx/quant/correction.py)
 
-So the error of a layer counts for what the rest of the network makes of it; a weight error alone says nothing of that.
-Per channel c and sample, P = Σ g·ŷ, G = Σ g and Y = Σ g·y are kept, since the correction ŷ → a_c·ŷ + h_c is known only
-after the last batch:  g·δy = Σ_c (a_c·P_c + h_c·G_c - Y_c).
+Directions v of the logits (probes.py) give v·Jδy = g·δy with g = Jᵀv, by a few backward runs for all layers and
+options. So the error of a layer counts for what the rest of the network makes of it; a weight error alone says nothing
+of that. Per channel c and sample, P = Σ g·ŷ, G = Σ g and Y = Σ g·y are kept, since the correction ŷ → a_c·ŷ + h_c is
+known only after the last batch:  g·δy = Σ_c (a_c·P_c + h_c·G_c - Y_c).
 
-The estimate is of second order about the float model: right for small changes, too large for big ones, where the true
-loss saturates. `measure_exactly` runs the model once for each layer and option instead (docs/planner.md compares them).
+Linear is the network only; the quantized layer and the loss are not. `measure_exactly` runs the model once for each
+layer and option instead; docs/planner.md compares the two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from abcfx.correction import PLACES, rows_at
 from abcfx.plan import LayerPlan
-from abcfx.planner.probes import divergence, draw, logits_of, places
+from abcfx.planner.probes import Directions, directions, divergence, logits_of, places
 from abcfx.planner.watch import Call, Levels, Watched
 from abcfx.quant.correction import OutputMoments
 
@@ -36,7 +36,7 @@ Tick = Callable[[], None]
 
 @dataclass
 class _Sums:
-    """Of one layer and option, over all batches: moments of the outputs, and P per batch, f32[probes, samples, channels]."""
+    """Of one layer and option: moments of the outputs, and P of each batch, f32[probes, samples, channels]."""
 
     moments: OutputMoments = field(default_factory=OutputMoments)
     products: list[Tensor] = field(default_factory=list)
@@ -61,15 +61,18 @@ def estimate(
     probes: int = 4,
     tick: Tick = lambda: None,
 ) -> Sensitivity:
-    """The second-order estimate above; `tick` is called after each batch."""
+    """The estimate above with `probes` directions; `tick` is called after each batch."""
     generator = torch.Generator().manual_seed(0)
     sums: dict[Key, _Sums] = {(name, plan): _Sums() for name in watched.layers for plan in plans}
     exact: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in watched.layers}  # (G, Y) of each batch
+    along: list[Directions] = []
     count = 0
     for batch in batches:
         with torch.enable_grad(), watched.calls() as calls:
             z = logits_of(watched.run(batch))
-        gradients = _gradients(z, calls, loss, probes, generator)
+        by_sample = all(len(c.output) == len(z) for seen in calls.values() for c in seen if c.output.dim() > 1)
+        along.append(directions(z, loss, probes, by_sample, generator))
+        gradients = _gradients(z, calls, along[-1].vectors)
         count += places(z)
         with torch.no_grad():
             for name, seen in calls.items():
@@ -78,25 +81,22 @@ def estimate(
     losses, corrections = {}, {}
     for (name, plan), found in sums.items():
         gain, shift = (value.float() for value in found.moments.affine())
-        squares = 0.0
-        for p, (g, y) in zip(found.products, exact[name], strict=True):
-            squares += float((p @ gain + g @ shift - y.sum(-1)).double().square().sum())
-        losses[name, plan] = squares / (2 * probes * count)
+        parts = zip(along, found.products, exact[name], strict=True)
+        total = sum(way.loss(p @ gain + g @ shift - y.sum(-1)) for way, p, (g, y) in parts)
+        losses[name, plan] = total / count
         corrections[name, plan] = gain, shift
     return Sensitivity(losses, corrections)
 
 
-def _gradients(
-    z: Tensor, calls: Mapping[str, list[Call]], loss: str, probes: int, generator: torch.Generator
-) -> dict[str, list[Tensor]]:
-    """name → Jᵀv at the output of each call, f32[probes, *output.shape]."""
+def _gradients(z: Tensor, calls: Mapping[str, list[Call]], vectors: Tensor) -> dict[str, list[Tensor]]:
+    """name → Jᵀv at the output of each call, f[K, *output.shape]."""
     outputs = [call.output for seen in calls.values() for call in seen]
-    found = []
-    for i in range(probes):
-        v = draw(z, loss, generator)
-        some = torch.autograd.grad(z, outputs, v, retain_graph=i + 1 < probes, allow_unused=True)
-        found.append([torch.zeros_like(o) if g is None else g for o, g in zip(outputs, some, strict=True)])
-    stacked = iter([torch.stack(each) for each in zip(*found, strict=True)])
+    found: list[list[Tensor]] = [[] for _ in outputs]
+    for i, v in enumerate(vectors):
+        some = torch.autograd.grad(z, outputs, v, retain_graph=i + 1 < len(vectors), allow_unused=True)
+        for kept, output, gradient in zip(found, outputs, some, strict=True):
+            kept.append(torch.zeros_like(output) if gradient is None else gradient)
+    stacked = iter([torch.stack(each) for each in found])
     return {name: [next(stacked) for _ in seen] for name, seen in calls.items()}
 
 
@@ -157,7 +157,7 @@ def measure_exactly(
     loss: str = "kl",
     tick: Tick = lambda: None,
 ) -> dict[Key, float]:
-    """The loss itself with one layer quantized, levels and corrections as in `found`; `tick` is called after each run."""
+    """The loss itself with one layer quantized, levels and corrections as in `found`; `tick` comes after each run."""
     losses = {}
     with torch.no_grad():
         exact = [logits_of(watched.run(batch)) for batch in batches]

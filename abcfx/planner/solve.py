@@ -19,7 +19,7 @@ from abcfx.planner.options import FLOAT_BITS, LayerOptions, Measurements, Option
 
 @dataclass(frozen=True)
 class Solution:
-    """choices  label of each layer's option        gap  proven relative distance from the optimum (0: it is the optimum)"""
+    """choices  label of each layer's option        gap  proven relative distance from the optimum, 0 at it"""
 
     choices: Mapping[str, str]
     gap: float

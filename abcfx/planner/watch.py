@@ -15,10 +15,9 @@ from abcfx.layers import ABCLayer
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations
 
-PIECE = 32  # samples that run at once: bounds the memory of the float activations of all layers
+PIECE = 32  # samples that run at once, fewer where their gradients would take more than MEMORY bytes
+MEMORY = 1 << 31
 FIT_VALUES = 1 << 16  # of each layer's input, that levels are fitted to
-
-ignore: Callable[[ABCLayer, Tensor], None] = lambda layer, input: None  # while a layer has an observer, it is float
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -67,13 +66,13 @@ class Watched:
                 layer.observer = ignore
         if unseen := [name for name, sampler in found.items() if not sampler.kept]:
             raise ValueError(
-                f"no calibration data reached {', '.join(unseen)}; exclude these layers or give other data"
+                f"no data reached {', '.join(unseen)}; exclude these layers or give other data"
             )
         return found
 
     @contextmanager
     def calls(self) -> Iterator[dict[str, list[Call]]]:
-        """Inside, each layer's calls are noted. The graph goes on with a copy: nothing may be written to what is kept."""
+        """Inside, each layer's calls are noted. The graph goes on with copies, so nothing writes to what is kept."""
         seen: dict[str, list[Call]] = {name: [] for name in self.layers}
 
         def note(layer: ABCLayer, arguments: tuple, output: Tensor) -> Tensor:
@@ -119,3 +118,7 @@ def pieces(batches: Iterable[Any], size: int = PIECE) -> Iterator[Any]:
     for batch in batches:
         first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         yield from first.split(size) if isinstance(first, Tensor) and first.dim() else (batch,)
+
+
+def ignore(layer: ABCLayer, input: Tensor) -> None:
+    """An observer that sees nothing: while a layer has one, it computes in float."""
