@@ -1,4 +1,4 @@
-"""The planner against uniform (M, N) on the CIFAR-10 ResNet-20, calibrated only: accuracy at equal predicted latency.
+r"""The planner against uniform (M, N) on the CIFAR-10 ResNet-20, not trained: accuracy at equal predicted latency.
 
     python examples/plan_cifar10.py --weights resnet20-12fca82f.th --data cifar-10-batches-py
 
@@ -10,7 +10,8 @@ OUT-plan.json (the plan, to be solved again under other budgets) and OUT.png (th
 
 Fine-tune a plan from there:
 
-    python examples/train_cifar10.py --weights resnet20-12fca82f.th --data cifar-10-batches-py --plan OUT-plan.json --epochs 3
+    python examples/train_cifar10.py --weights resnet20-12fca82f.th --data cifar-10-batches-py --optimizer adamw \
+        --plan OUT-plan.json --epochs 3
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import Any
 
+from abcfx.config import Config
 from abcfx.plan import Plan
 from abcfx.planner.budget import Budget
 from abcfx.planner.options import FLOAT, Measurements
@@ -77,6 +79,16 @@ class BudgetPlan:
             else:
                 reasons[layer.name] = layer.reason or f"the planner keeps it in float for {self.budget}"
         return Plan(layers, reasons)
+
+    def config(self, **training: Any) -> Config:
+        """The plan as rules by name, for what takes a Config: the trainer, `quantize_`. training: grad_bases, ste ..."""
+        names = {glob_escape(name): plan for name, plan in self.plan.layers.items()}
+        rules = {
+            name: {"M": p.weight_bases, "N": p.activation_bases, "basis": p.basis, "levels": p.levels}
+            | {"per_channel": p.per_channel}
+            for name, p in names.items()
+        }
+        return Config(include=tuple(rules), overrides=rules, **training)
 
     def solve(self, budget: Budget | Mapping[str, float]) -> BudgetPlan:
         """The best plan under another budget, nothing measured again; fixed layers keep their choice.

@@ -121,4 +121,4 @@ def _nearest_value(measured: Measurements, name: str, least: float) -> str:
 
 
 def _rounded(value: float, rounding: str) -> str:
-    return format(Context(prec=4, rounding=rounding).create_decimal_from_float(value), "f")
+    return format(Context(prec=4, rounding=rounding).create_decimal(repr(value)), "f")
