@@ -65,9 +65,7 @@ class Watched:
             for layer in self.layers.values():
                 layer.observer = ignore
         if unseen := [name for name, sampler in found.items() if not sampler.kept]:
-            raise ValueError(
-                f"no data reached {', '.join(unseen)}; exclude these layers or give other data"
-            )
+            raise ValueError(f"no data reached {', '.join(unseen)}; exclude these layers or give other data")
         return found
 
     @contextmanager
@@ -92,13 +90,14 @@ class Watched:
     def trying(self, name: str, plan: LayerPlan, levels: Levels) -> Iterator[ABCLayer]:
         """Inside, the layer `name` is quantized, without any output correction; the others stay in float."""
         layer = self.layers[name]
-        before = layer.plan
-        layer.adopt_plan(plan, name)
-        layer.set_levels(*levels)
+        layer.plan, layer.observer, layer.calibrated = plan, None, True
+        for parameter, value in (("activation_scale", levels.scale), ("activation_shift", levels.shift)):
+            old = getattr(layer, parameter)
+            layer.register_parameter(parameter, nn.Parameter(value.to(old), requires_grad=False))
         try:
             yield layer
         finally:
-            layer.adopt_plan(before, name)
+            layer.set_correction(None, None)
             layer.observer = ignore
 
 
