@@ -2,8 +2,8 @@ r"""The planner against uniform (M, N) on the CIFAR-10 ResNet-20, not trained: a
 
     python examples/plan_cifar10.py --weights resnet20-12fca82f.th --data cifar-10-batches-py
 
-For each uniform (M, N) three models of no larger predicted latency are calibrated on the same training images and judged
-on test images: the uniform one; the uniform one with float where quantizing a layer is not faster; the planned one. A
+For each uniform (M, N) three models of no larger predicted latency are calibrated on the same training images and
+judged on test images: the uniform one; the uniform one with float where quantizing a layer is not faster; the planned one. A
 fourth is planned to have no more weight bits than M, too, which leaves hardly any layer in float. Sensitivity is
 measured on training images; no test image is seen before the judging. Prints a table; writes OUT.json (the results),
 OUT-plan.json (the plan, to be solved again under other budgets) and OUT.png (the Pareto picture).

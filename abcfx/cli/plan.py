@@ -143,5 +143,7 @@ def calibration_batches(arguments: argparse.Namespace, model: nn.Module) -> list
 def _split(inputs: Any, labels: Tensor | None, count: int, prepare: Callable[[Tensor], Tensor]) -> list[Any]:
     if not isinstance(inputs, Tensor) or not len(inputs):
         raise ValueError(f"a .pt file of calibration data holds one tensor of inputs, got {type(inputs).__name__}")
-    parts = [prepare(part) for part in inputs[:count].split(BATCH)]
-    return parts if labels is None else list(zip(parts, labels[:count].split(BATCH), strict=True))
+    inputs = inputs[:count]
+    size = min(BATCH, -(-len(inputs) // 2))  # two batches at least: one of them may be held out
+    parts = [prepare(part) for part in inputs.split(size)]
+    return parts if labels is None else list(zip(parts, labels[:count].split(size), strict=True))

@@ -81,7 +81,7 @@ class BudgetPlan:
         return Plan(layers, reasons)
 
     def config(self, **training: Any) -> Config:
-        """The plan as rules by name, for what takes a Config: the trainer, `quantize_`. training: grad_bases, ste ..."""
+        """The plan as rules by name, for what takes a Config: the trainer, `quantize_`. `training`: grad_bases, ste."""
         names = {glob_escape(name): plan for name, plan in self.plan.layers.items()}
         rules = {
             name: {"M": p.weight_bases, "N": p.activation_bases, "basis": p.basis, "levels": p.levels}
