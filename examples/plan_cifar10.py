@@ -3,8 +3,8 @@ r"""The planner against uniform (M, N) on the CIFAR-10 ResNet-20, not trained: a
     python examples/plan_cifar10.py --weights resnet20-12fca82f.th --data cifar-10-batches-py
 
 For each uniform (M, N) three models of no larger predicted latency are calibrated on the same training images and
-judged on test images: the uniform one; the uniform one with float where quantizing a layer is not faster; the planned one. A
-fourth is planned to have no more weight bits than M, too, which leaves hardly any layer in float. Sensitivity is
+judged on test images: the uniform one; the uniform one with float where quantizing a layer is not faster; the planned
+one. A fourth is planned to have no more weight bits than M, too, which leaves hardly any layer in float. Sensitivity is
 measured on training images; no test image is seen before the judging. Prints a table; writes OUT.json (the results),
 OUT-plan.json (the plan, to be solved again under other budgets) and OUT.png (the Pareto picture).
 
@@ -84,9 +84,8 @@ def show(found: dict, console: Console) -> None:
     for name in ("M×N", "predicted ms", "uniform", "uniform, float if faster", "planned", "planned, bits ≤ M"):
         table.add_column(name, justify="right")
     for row in found["rows"]:
-        best = max(row[kind]["accuracy"] for kind in KINDS)
-        cells = [f"{'[bold]' * (row[k]['accuracy'] == best)}{row[k]['accuracy']:.2f}[/]" if row[k]["accuracy"] == best
-                 else f"{row[k]['accuracy']:.2f}" for k in KINDS]  # fmt: skip
+        values = [row[kind]["accuracy"] for kind in KINDS]
+        cells = [f"[bold]{value:.2f}[/]" if value == max(values) else f"{value:.2f}" for value in values]
         table.add_row(row["label"], f"{row['ms']:.2f}", *cells)
     console.print(table)
 
@@ -127,14 +126,14 @@ def main(arguments: list[str] | None = None) -> None:
         measured = abcfx.plan(
             model, batches(calibration), {"speedup": 1.2}, example=example, samples=args.samples, cost=args.cost
         )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    plan_file = args.out.with_name(f"{args.out.name}-plan.json")
+    measured.save(plan_file)
     rows = compare(model, measured, args.uniform, calibration, test)
     found = {"float": accuracy(model, *test), "float_ms": measured.measured.float_ms, "images": len(test[1])}
     found |= {"calibration_images": args.calibration, "setup": dict(measured.measured.setup), "rows": rows}
     show(found, console)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    plan_file = args.out.with_name(f"{args.out.name}-plan.json")
     args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    measured.save(plan_file)
     draw(measured, args.out.with_suffix(".png"))
     console.print(f"wrote {args.out.with_suffix('.json')}, {plan_file} and {args.out.with_suffix('.png')}")
 
