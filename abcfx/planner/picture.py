@@ -10,11 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from abcfx.planner.budget import Budget
+from abcfx.planner.options import FLOAT
 from abcfx.planner.result import BudgetPlan
 
 POINTS = 24
 BLUE, MUTED, ORANGE = "#2563eb", "#7b8794", "#d9730d"
-LEAST = 1e-7  # of loss: a float model has none, and the axis is logarithmic
 
 
 def pareto(planned: BudgetPlan, points: int = POINTS) -> list[BudgetPlan]:
@@ -39,24 +39,27 @@ def pareto(planned: BudgetPlan, points: int = POINTS) -> list[BudgetPlan]:
 def draw(planned: BudgetPlan, path: str | Path) -> None:
     """Write the picture; the suffix of `path` says in which format (png, svg, pdf)."""
     front, measured = pareto(planned), planned.measured
+    uniform = [planned.uniform(label) for label in measured.uniform()]
+    positive = [p.loss for p in (*front, *uniform, planned) if p.loss > 0]
+    floor = min(positive, default=1.0) / 3  # where no loss is drawn: the axis is logarithmic
     style = {"axes.grid": True, "grid.color": "#e4e7eb", "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
         figure = Figure(figsize=(7.5, 4.8), dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.plot(
-            [p.ms for p in front], [max(p.loss, LEAST) for p in front], color=BLUE, marker="o", markersize=4,
+            [p.ms for p in front], [max(p.loss, floor) for p in front], color=BLUE, marker="o", markersize=4,
             label="best plans",
         )  # fmt: skip
-        uniform = [planned.uniform(label) for label in measured.uniform()]
         axes.plot(
-            [p.ms for p in uniform], [max(p.loss, LEAST) for p in uniform], color=MUTED, marker="s", markersize=4,
+            [p.ms for p in uniform], [max(p.loss, floor) for p in uniform], color=MUTED, marker="s", markersize=4,
             linestyle="none", label="the same M×N everywhere",
         )  # fmt: skip
         for label, plan in zip(measured.uniform(), uniform, strict=True):
-            axes.annotate(label, (plan.ms, max(plan.loss, LEAST)), (4, 4), textcoords="offset points", fontsize=7)
+            text = "float (no loss)" if label == FLOAT else label
+            axes.annotate(text, (plan.ms, max(plan.loss, floor)), (4, 4), textcoords="offset points", fontsize=7)
         axes.plot(
-            [planned.ms], [max(planned.loss, LEAST)], color=ORANGE, marker="*", markersize=15, linestyle="none",
+            [planned.ms], [max(planned.loss, floor)], color=ORANGE, marker="*", markersize=15, linestyle="none",
             label=f"chosen for {planned.budget}",
         )  # fmt: skip
         axes.axvline(measured.float_ms, color="#1f2933", linewidth=1, linestyle=(0, (5, 3)), label="float model")
