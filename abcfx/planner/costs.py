@@ -97,7 +97,8 @@ def _call(workload: Workload, plans: Sequence[LayerPlan], device: torch.device, 
     if cost == "predicted":
         with tuning(False):
             return predicted["float"], [_quantized(workload, plan, device) for plan in plans]
-    floats = measure(workload, plans[0], [*forms, "float"])["float"]
+    first = plans[0] if plans else LayerPlan(1, 1)  # a layer without a choice is timed in float all the same
+    floats = measure(workload, first, [*forms, "float"])["float"]
     with tuning():
         return floats, [_quantized(workload, plan, device) for plan in plans]
 

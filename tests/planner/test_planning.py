@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,3 +244,18 @@ def test_a_plan_of_floats_is_a_copy():
     assert made is not trained()
     assert torch.equal(made(batches()[0][0]), trained()(batches()[0][0]))
     assert abcfx.plan_of(made).reasons["body"] == "because"
+
+
+@compiled
+def test_measured_times_are_kept_and_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from abcfx import autotune
+
+    monkeypatch.setenv("ABCFX_CACHE", str(tmp_path))
+    few = {"candidates": [LayerPlan(1, 1)], "samples": 8, "include": "body", "cost": "measured", "progress": False}
+    first = abcfx.plan(trained(), batches()[:1], {"bits": 32}, **few)
+    assert first.measured.setup["cost"] == "measured"
+    # every answer is in the store, the float op beside the forms; a second plan reads them
+    forms = [set(entry["ms"]) for entry in autotune.store().entries().values()]
+    assert any({"float", "dense", "xnor"} <= found for found in forms)
+    monkeypatch.setattr(autotune, "race", lambda functions: pytest.fail("measured again"))
+    assert abcfx.plan(trained(), batches()[:1], {"bits": 32}, **few).measured == first.measured
