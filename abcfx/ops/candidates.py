@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def kernels_digest() -> str:
 
 
 def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """form → a function that does what one call of the layer does in that form, weights prepared.
+    """form → a function that does what one call of the layer does in that form, weights prepared. "float": the op.
 
     Weights are fitted by the fastest method and levels made up: no time depends on their values.
     """
@@ -60,7 +60,13 @@ def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dic
             return lambda: convolution.dense(x, weight, None, *levels, workload.geometry, plan, recipe)
         return lambda: linear.dense(x, weight, None, *levels, plan, recipe)
 
-    return {form: dense() if form == "dense" else kernel(form) for form in forms}
+    def plain() -> Callable[[], object]:
+        floats = weight.to(workload.dtype)
+        if workload.geometry:
+            return lambda: torch.ops.aten.convolution.default(x, floats, None, *workload.geometry)
+        return lambda: float_linear(x, floats)
+
+    return {form: {"dense": dense, "float": plain}.get(form, partial(kernel, form))() for form in forms}
 
 
 def _levels(plan: LayerPlan) -> tuple[Tensor, Tensor]:
