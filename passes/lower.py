@@ -21,7 +21,9 @@ from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
-from abcfx.graph import SITE, AbcConvView, AbcLinearView, Builder, add_placeholder, dtype_of, shape_of, value, view
+from abcfx.graph import (
+    SITE, AbcConvView, AbcLinearView, Builder, ConvView, LinearView, add_placeholder, dtype_of, shape_of, value, view,
+)  # fmt: skip
 from abcfx.ops.choose import Choice, choose
 from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
@@ -264,7 +266,7 @@ def decide_forms(gm: GraphModule) -> Lowered:
         layer = view(node)
         if isinstance(layer, (AbcLinearView, AbcConvView)):
             node.meta[FORM] = form = _decide(gm, node, layer, lowered.inputs, shared)
-            name = node.meta.get(SITE) or weight_name(layer.weight, node)
+            name = node.meta.setdefault(SITE, weight_name(layer.weight, node))
             if form.choice is not None:
                 lowered.choices[name] = form.choice
             if form.reason is None:
@@ -304,14 +306,15 @@ def _decide(
     return Form(reason, shape, recipe, shared[key], choice)
 
 
-def workload_of(layer: AbcLinearView | AbcConvView) -> Workload:
+def workload_of(layer: AbcLinearView | AbcConvView | LinearView | ConvView) -> Workload:
     """Symbolic sizes count as in the example that was traced, without a guard: one graph serves all sizes."""
     x, weight = value(layer.input), shape_of(layer.weight)
     shape = [optimization_hint(size, fallback=TYPICAL_ROWS) for size in x.shape]
-    if isinstance(layer, AbcLinearView):
+    if isinstance(layer, (AbcLinearView, LinearView)):
         return Workload.linear(weight, x.dtype, shape, compiled=True)
     last = x.dim() == 4 and suggest_memory_format(x) == torch.channels_last
-    return Workload.convolution(weight, x.dtype, shape, layer.geometry, compiled=True, channels_last=last)
+    geometry = layer.geometry if isinstance(layer, AbcConvView) else layer[3:]
+    return Workload.convolution(weight, x.dtype, shape, geometry, compiled=True, channels_last=last)
 
 
 def packed_shapes(weight: tuple[int, ...], recipe: WeightRecipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -34,7 +34,7 @@ def kernels_digest() -> str:
 
 
 def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """form → a function that does what one call of the layer does in that form, weights prepared.
+    """form → a function that does what one call of the layer does in that form, weights prepared; also for "float".
 
     Weights are fitted by the fastest method and levels made up: no time depends on their values.
     """
@@ -60,13 +60,22 @@ def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dic
             return lambda: convolution.dense(x, weight, None, *levels, workload.geometry, plan, recipe)
         return lambda: linear.dense(x, weight, None, *levels, plan, recipe)
 
-    return {form: dense() if form == "dense" else kernel(form) for form in forms}
+    made = {"dense": dense, "float": lambda: _float(workload, x, weight)}
+    return {form: made[form]() if form in made else kernel(form) for form in forms}
 
 
 def _levels(plan: LayerPlan) -> tuple[Tensor, Tensor]:
     if plan.levels == "coded":
         return torch.tensor([4 / 2**plan.activation_bases]), torch.tensor([-2.0])
     return torch.ones(plan.activation_bases), torch.linspace(-1, 1, plan.activation_bases)
+
+
+def _float(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
+    """The layer as it was, in the dtype of its input."""
+    weight = weight.to(x.dtype)
+    if workload.geometry:
+        return lambda: torch.ops.aten.convolution.default(x, weight, None, *workload.geometry)
+    return lambda: float_linear(x, weight)
 
 
 def _fused(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
