@@ -262,7 +262,7 @@ def _quantized_row(
     weight = seen.weight if seen is not None else getattr(layer, "weight", None)
     runs, notes, predicted = "unknown", ["run it on an input to know"], {}
     if weight is not None:  # a functional layer shows its weight with its first input
-        choice = choose(workload_of(layer, weight, seen), plan, weight.device)
+        choice = choose(work_of(layer, weight, None if seen is None else seen.input), plan, weight.device)
         runs, predicted = choice.form, choice.ms
         notes = [choice.reason] if runs == "dense" else []
     owner = weight._base if weight is not None and weight._is_view() else weight
@@ -295,18 +295,19 @@ def _quantized_row(
     )
 
 
-def workload_of(layer: ABCLayer, weight: Tensor, seen: _Seen | None) -> Workload:
-    dtype, shape = (weight.dtype, None) if seen is None else (seen.input.dtype, seen.input.shape)
+def work_of(layer: nn.Module, weight: Tensor, input: Tensor | None) -> Workload:
+    """The work of a layer, quantized or float, on this input (None: not known)."""
+    dtype, shape = (weight.dtype, None) if input is None else (input.dtype, input.shape)
     geometry = _geometry(layer)
     if not geometry:
         return Workload.linear(weight.shape, dtype, shape, compiled=True)
     if shape is not None and len(shape) < weight.dim():
         shape = (1, *shape)  # an image without a batch
-    last = seen is not None and suggest_memory_format(seen.input) == torch.channels_last
+    last = input is not None and suggest_memory_format(input) == torch.channels_last
     return Workload.convolution(weight.shape, dtype, shape, geometry, compiled=True, channels_last=last)
 
 
-def _geometry(layer: ABCLayer) -> tuple:
+def _geometry(layer: nn.Module) -> tuple:
     """stride … groups as aten.convolution takes them; () for a linear layer. Padding "same" counts as its mean."""
     if isinstance(layer, ABCFunctional):
         return layer.geometry

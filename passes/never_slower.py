@@ -22,9 +22,7 @@ from abcfx.ops.choose import choose, float_and_forms_ms, forced_form
 from abcfx.plan import LayerPlan, Plan
 
 
-def never_slower(
-    sites: Iterable[GraphSite], plan: Plan, min_speedup: float, settled: Collection[str] = ()
-) -> Plan:
+def never_slower(sites: Iterable[GraphSite], plan: Plan, min_speedup: float, settled: Collection[str] = ()) -> Plan:
     """`plan` without the layers that would not be min_speedup times faster; `settled` ones are not asked about."""
     if min_speedup <= 0 or forced_form():
         return plan

@@ -55,7 +55,7 @@ def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dic
 
     def dense() -> Callable[[], object]:
         if workload.compiled:
-            return _fused(workload, x, dequantized(weight, recipe))
+            return fused_dense(workload, x, dequantized(weight, recipe))
         if workload.geometry:
             return lambda: convolution.dense(x, weight, None, *levels, workload.geometry, plan, recipe)
         return lambda: linear.dense(x, weight, None, *levels, plan, recipe)
@@ -78,7 +78,7 @@ def _float(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object
     return lambda: float_linear(x, weight)
 
 
-def _fused(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
+def fused_dense(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
     """The dense form in a compiled graph: one elementwise pass stands for the fused quantizer, which takes as long."""
     x = x.to(torch.promote_types(workload.dtype, torch.float32))
     buffer = torch.empty_like(x)
