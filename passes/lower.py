@@ -22,7 +22,17 @@ from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
 from abcfx.graph import (
-    SITE, AbcConvView, AbcLinearView, Builder, ConvView, LinearView, add_placeholder, dtype_of, shape_of, value, view,
+    SITE,
+    AbcConvView,
+    AbcLinearView,
+    Builder,
+    ConvView,
+    LinearView,
+    add_placeholder,
+    dtype_of,
+    shape_of,
+    value,
+    view,
 )  # fmt: skip
 from abcfx.ops.choose import Choice, choose
 from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape

@@ -51,6 +51,6 @@ def _reason(site: GraphSite, plan: LayerPlan, min_speedup: float) -> str | None:
     how, speedup = "measured" if measured else "predicted", ms["float"] / forms[best]
     why = f", since {choose(workload, plan, tensor.device).reason}" if set(forms) == {"dense"} else ""
     return (
-        f"{how} {forms[best]:.3g} ms as {best} against {ms['float']:.3g} ms in float{why}: {speedup:.2f} times as fast, "
-        f"min_speedup={min_speedup:g} is asked (options={{'min_speedup': 0}} quantizes it all the same)"
+        f"{how} {forms[best]:.3g} ms as {best} against {ms['float']:.3g} ms in float{why}: {speedup:.2f} times as "
+        f"fast, min_speedup={min_speedup:g} is asked (options={{'min_speedup': 0}} quantizes it all the same)"
     )

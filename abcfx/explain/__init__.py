@@ -1,8 +1,8 @@
 """explain(model, *inputs): per layer what became of it and why, what it costs, what it loses; as a table or a page.
 
-    sqnr.py      the values: each layer against float      capture.py   the graphs before and after
-    bits.py      which edges carry bits                    clock.py     milliseconds, split
-    advice.py    the line that would change it             drawing.py   layout.py  svg.py  page.py: the page
+sqnr.py      the values: each layer against float      capture.py   the graphs before and after
+bits.py      which edges carry bits                    clock.py     milliseconds, split
+advice.py    the line that would change it             drawing.py   layout.py  svg.py  page.py: the page
 """
 
 from abcfx.explain.explain import explain

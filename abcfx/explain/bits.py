@@ -66,7 +66,7 @@ class BitGraph:
         if node.target is operator.getitem:
             return is_kernel(node.args[0])
         sources = [source for source in node.all_input_nodes if isinstance(value(source), Tensor)]
-        return is_kernel(node) or bool(sources) and all(self.carries_bits(source) for source in sources)
+        return is_kernel(node) or (bool(sources) and all(self.carries_bits(source) for source in sources))
 
     def edges(self) -> Iterator[tuple[Node, Node]]:
         """Every edge that carries bits."""
@@ -90,7 +90,7 @@ class BitGraph:
             if (name := self.layer_of_product(node)) is not None:
                 found.setdefault(name, LayerNodes()).product.append(node)
                 owner[node] = name
-        for name, nodes in found.items():
+        for nodes in found.values():
             for product in nodes.product:
                 for source in self._bit_sources(product):
                     if source in owner:

@@ -3,8 +3,8 @@
 float     the float layer on the input that it gets              dense   one float op, and a pass for the quantizer
 pack      values → bit planes      product   everything in the kernel, its scales and epilogue too      rest   after it
 
-A layer on bits is timed on the very nodes of the lowered graph, fused or not, with the tensors they get there. Its parts
-are called one by one; in a compiled model inductor joins the rest with what follows.
+A layer on bits is timed on the very nodes of the lowered graph, fused or not, with the tensors they get there. Its
+parts are called one by one; in a compiled model inductor joins the rest with what follows.
 """
 
 from __future__ import annotations

@@ -20,10 +20,19 @@ from abcfx.passes.match_layers import qualified_name
 
 # by the last part of a target's name: what moves values about, or copies them, and makes none
 PLUMBING = {
-    "permute", "reshape", "view", "squeeze", "unsqueeze", "to", "_to_copy", "clone", "contiguous", "flatten", "transpose",
-    "t", "getitem", "expand", "detach", "alias", "dropout", "movedim",
+    "permute", "reshape", "view", "squeeze", "unsqueeze", "to", "_to_copy", "clone", "contiguous", "flatten",
+    "transpose", "t", "getitem", "expand", "detach", "alias", "dropout", "movedim",
 }  # fmt: skip
-LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+LAYERS = {
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "convolution",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+}
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ def _kind(node: Node, bits: BitGraph, grouped: bool) -> str:
 
 
 def _melt(graph: nx.DiGraph, boxes: dict[object, Box]) -> None:
-    """Take nodes without a box out, joining what stood around them; a joined line carries bits if its first part did."""
+    """Take nodes without a box out, joining what stood around them; a joined line carries what its first part did."""
     for node in list(graph.nodes):
         if node not in boxes:
             for before in list(graph.predecessors(node)):

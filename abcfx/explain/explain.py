@@ -152,5 +152,3 @@ class _Row:
         if row.runs == "dense" and self.work is not None:
             return note, advice.line_for_dense(row.name, note, self.work, self.plan, device)
         return note, None
-
-

@@ -1,0 +1,56 @@
+"""`python -m abcfx explain MODEL`: what became of each layer and why, what it costs and what it loses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+import abcfx
+from abcfx.cli import summary as summary_command
+from abcfx.cli.front import usage_errors
+from abcfx.cli.models import example_input, load_model
+from abcfx.explain.report import Explanation
+from abcfx.layers import ABCLayer
+
+HELP = (
+    "Explain, layer by layer, what ran and why, its predicted and measured time, and its error; --html writes a page."
+)
+EXAMPLE = "python -m abcfx explain torchvision.models:resnet18 --M 2 --N 2 --html resnet18.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    summary_command.add_arguments(parser)
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained page with graphs and table")
+    parser.add_argument("--no-measure", action="store_true", help="predictions only, nothing is timed")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    model = load_model(arguments.model, arguments.unsafe_load)
+    explanation = explained(model, arguments)
+    if arguments.html is not None:
+        with usage_errors(f"--html {arguments.html}: "):
+            explanation.save_html(arguments.html)
+    if arguments.json:
+        print(json.dumps(explanation.to_dict(), indent=2))
+    else:
+        Console().print(explanation)
+        if arguments.html is not None:
+            print(f"wrote {arguments.html}")
+    return 0
+
+
+def explained(model: nn.Module, arguments: argparse.Namespace) -> Explanation:
+    """Of a model that is quantized as the options say and, if it has no levels yet, calibrated on the example input."""
+    shapes = summary_command.input_shapes(arguments)
+    inputs: list[Any] = [example_input(text) for text in shapes]
+    with summary_command.model_errors(arguments.model, shapes):
+        model = summary_command.quantized(model, arguments)
+        if any(isinstance(m, ABCLayer) and not m.calibrated for m in model.modules()):
+            batch = inputs[0] if len(inputs) == 1 else tuple(inputs)
+            abcfx.calibrate(model, [batch], progress=False)
+        return abcfx.explain(model, *inputs, measure=not arguments.no_measure)
