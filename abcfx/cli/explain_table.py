@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,7 @@ from abcfx.cli.units import shape
 from abcfx.explain.page import number
 
 if TYPE_CHECKING:
+    from abcfx.explain.compare import Comparison
     from abcfx.explain.report import Explanation, LayerExplanation
 
 WIDE = 116  # columns from which the split of the time and the kind of layer have room
@@ -103,6 +104,25 @@ class ExplainTable:
             slow = ", ".join(e.slower_than_float)
             text.append(f"; {'measured' if e.measured else 'predicted'} slower than in float: {slow}", style="red")
         return text
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Of `abcfx.compare_forms`, with a line that names the first layer that is wrong."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("layer", overflow="fold", min_width=MIN_NAME)
+    for name in ("packed as", "packed against\ndequantized", "allowed", "alone\ndB", "running\ndB", "packed\ndB"):
+        table.add_column(name, justify="left" if name == "packed as" else "right", no_wrap=True)
+    for layer in comparison.layers:
+        error = "–" if layer.form == "dense" else f"{layer.error:.1e}"
+        decibels = (number(value) for value in (layer.alone_db, layer.running_db, layer.packed_db))
+        style = "red" if layer.differs else ""
+        table.add_row(layer.name, layer.form, error, f"{layer.tolerance:.0e}", *decibels, style=style)
+    first = comparison.first_difference
+    if first is None:
+        verdict = Text("packed equals dequantized in every layer, up to rounding", style="green")
+    else:
+        verdict = Text(f"{first.name} is the first layer whose packed form is wrong: off by {first.error:.1e}", "red")
+    return Group(table, Padding(verdict, (0, 1)))
 
 
 PARTS = ("pack", "product", "rest")

@@ -41,6 +41,16 @@ def is_kernel(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "abc_k"
 
 
+def planes_of(node: Node) -> int:
+    """Bit planes of each value: the argument of the pack op that made them, or 1 if no argument says it."""
+    if is_kernel(node):
+        names = [argument.name for argument in node.target._schema.arguments]
+        for name in ("planes", "bases", "activation_bases", "N", "n"):
+            if name in names and names.index(name) < len(node.args):
+                return int(node.args[names.index(name)])
+    return next((planes_of(n) for n in node.all_input_nodes if n.op == "call_function"), 1)
+
+
 class BitGraph:
     """Questions about one lowered graph."""
 

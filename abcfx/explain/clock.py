@@ -9,7 +9,7 @@ parts are called one by one; in a compiled model inductor joins the rest with wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from abcfx.explain.capture import Captured
 from abcfx.explain.sqnr import Calls, layers_of
 from abcfx.layers import ABCLayer
 from abcfx.layers.functional import ABCFunctional
-from abcfx.ops.candidates import fused_dense
+from abcfx.ops.candidates import float_op, fused_dense
 from abcfx.ops.weight_cache import dequantized
 from abcfx.ops.workload import Workload
 from abcfx.packed import recipe_of
@@ -56,18 +56,20 @@ def time_layers(
     model: nn.Module,
     seen: Mapping[str, Calls],
     graphs: Sequence[Captured],
-    dense: Mapping[str, Workload],
+    work: Mapping[str, Workload],
+    dense: Collection[str],
 ) -> dict[str, LayerTime]:
-    """Times of every layer that ran. `dense`: work of the layers that run as one dense op."""
+    """Times of every layer that ran. `work`: where it is known; `dense`: the layers that run as one dense op."""
     kernels = _kernel_calls(graphs)
     times: dict[str, LayerTime] = {}
     with watched(model, {}):
         for name, layer in layers_of(model).items():
             if name not in seen:
                 continue
-            calls = {"float": _all([_call(layer, inputs) for inputs in seen[name].inputs])}
-            if name in dense:
-                calls["dense"] = _all([_dense(layer, dense[name], inputs) for inputs in seen[name].inputs])
+            known = work.get(name)
+            calls = {"float": _all([_float(layer, known, inputs) for inputs in seen[name].inputs])}
+            if known is not None and name in dense:
+                calls["dense"] = _all([_dense(layer, known, inputs) for inputs in seen[name].inputs])
             calls |= kernels.get(name, {})
             times[name] = LayerTime(**{f"{part}_ms": ms for part, ms in race(calls).items()})
     return times
@@ -83,6 +85,15 @@ def _all(calls: Sequence[Call]) -> Call:
 
 def _call(function: Callable[..., object], args: tuple, kwargs: Mapping[str, Any] | None = None) -> Call:
     return lambda: function(*args, **(kwargs or {}))
+
+
+def _float(layer: nn.Module, work: Workload | None, inputs: tuple) -> Call:
+    """The op alone where it is known, as for the other forms; else a call of the module."""
+    if work is None:
+        return _call(layer, inputs)
+    if isinstance(layer, ABCFunctional):
+        return float_op(work, *inputs)
+    return float_op(work, inputs[0], layer.weight, layer.bias)
 
 
 def _dense(layer: ABCLayer, workload: Workload, inputs: tuple) -> Call:

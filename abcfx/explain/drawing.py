@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from abcfx.explain.bits import BitGraph, is_kernel
+from abcfx.explain.bits import BitGraph, is_kernel, planes_of
 from abcfx.graph import CONSTANT, SITE, value
 from abcfx.passes.lower import Lowered
 from abcfx.passes.match_layers import qualified_name
@@ -83,16 +83,6 @@ def draw(gm: GraphModule, lowered: Lowered | None = None) -> Drawing:
     _melt(graph, boxes)
     lines = [Line(boxes[a].id, boxes[b].id, data["bits"]) for a, b, data in graph.edges(data=True)]
     return Drawing(tuple(boxes.values()), tuple(lines))
-
-
-def planes_of(node: Node) -> int:
-    """Bit planes of each value: the argument of the pack op that made them, or 1 if no argument says it."""
-    if is_kernel(node):
-        names = [argument.name for argument in node.target._schema.arguments]
-        for name in ("planes", "bases", "activation_bases", "N", "n"):
-            if name in names and names.index(name) < len(node.args):
-                return int(node.args[names.index(name)])
-    return next((planes_of(n) for n in node.all_input_nodes if n.op == "call_function"), 1)
 
 
 def _depending_on_inputs(gm: GraphModule) -> list[Node]:

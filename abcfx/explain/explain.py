@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from abcfx.cli import machine
 from abcfx.explain import advice
-from abcfx.explain.bits import BitGraph
+from abcfx.explain.bits import BitGraph, planes_of
 from abcfx.explain.capture import Captured, capture
 from abcfx.explain.clock import LayerTime, time_layers
-from abcfx.explain.drawing import draw, planes_of
 from abcfx.explain.report import KERNELS, Explanation, LayerExplanation, ParetoPoint
 from abcfx.explain.sqnr import Power, first_tensor, layers_of, noise_alone, noise_running, run_in_float
 from abcfx.layers import ABCLayer
@@ -40,6 +39,8 @@ def explain(
     The model is run in eval mode and left as it was. Raises TypeError if `model` is not a module or no input is given,
     NotCalibratedError naming the layer if one is not calibrated; an error of the model on these inputs goes through.
     """
+    from abcfx.explain.drawing import draw  # networkx takes its time
+
     if not isinstance(model, nn.Module):
         raise TypeError(f"explain takes an nn.Module, got {type(model).__name__}")
     if not inputs and not named_inputs:
@@ -55,8 +56,8 @@ def explain(
     rows = [(row, *_work(modules.get(row.name), seen.get(row.name))) for row in about.layers]
     times: Mapping[str, LayerTime] = {}
     if measure:
-        dense = {row.name: work for row, work, _ in rows if row.runs == "dense" and work is not None}
-        times = time_layers(model, seen, graphs, dense)
+        known = {row.name: work for row, work, _ in rows if work is not None}
+        times = time_layers(model, seen, graphs, known, {row.name for row, *_ in rows if row.runs == "dense"})
     edges = _edges(graphs)
     layers = [
         _Row(row, work, plan, times.get(row.name, LayerTime()), edges.get(row.name)).explained(

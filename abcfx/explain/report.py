@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abcfx.explain.drawing import Drawing
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from abcfx.explain.drawing import Drawing
 
 KERNELS = ("xnor", "lut")
 TIMES = ("predicted_ms", "measured_ms", "float_ms", "predicted_float_ms", "pack_ms", "product_ms", "rest_ms")
@@ -25,7 +25,7 @@ class LayerExplanation:
 
     runs     "xnor" (popcount) or "lut" (lookup) on bit planes, "dense": one op on dequantized operands, or "float"
     reason   why it runs so     paste   the line of code that would change it, None if none can
-    bits_in, bits_out   of a value on the edges into and out of the layer: planes where it travels as bits, else 32 or 16
+    bits_in, bits_out   of a value on the edges into and out of the layer: planes where it travels as bits, else 32
     predicted_ms        of this form, by the cost model     measured_ms   of this form     float_ms   of the float layer
     pack_ms, product_ms, rest_ms   what measured_ms is made of, for a layer on bits
     alone_db, running_db   SQNR of its output against float: alone, on float inputs; running, after the layers before it

@@ -60,7 +60,7 @@ def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dic
             return lambda: convolution.dense(x, weight, None, *levels, workload.geometry, plan, recipe)
         return lambda: linear.dense(x, weight, None, *levels, plan, recipe)
 
-    made = {"dense": dense, "float": lambda: _float(workload, x, weight)}
+    made = {"dense": dense, "float": lambda: float_op(workload, x, weight)}
     return {form: made[form]() if form in made else kernel(form) for form in forms}
 
 
@@ -70,12 +70,12 @@ def _levels(plan: LayerPlan) -> tuple[Tensor, Tensor]:
     return torch.ones(plan.activation_bases), torch.linspace(-1, 1, plan.activation_bases)
 
 
-def _float(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
+def float_op(workload: Workload, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Callable[[], object]:
     """The layer as it was, in the dtype of its input."""
     weight = weight.to(x.dtype)
     if workload.geometry:
-        return lambda: torch.ops.aten.convolution.default(x, weight, None, *workload.geometry)
-    return lambda: float_linear(x, weight)
+        return lambda: torch.ops.aten.convolution.default(x, weight, bias, *workload.geometry)
+    return lambda: float_linear(x, weight, bias)
 
 
 def fused_dense(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
