@@ -45,9 +45,10 @@ def planes_of(node: Node) -> int:
     """Bit planes of each value: the argument of the pack op that made them, or 1 if no argument says it."""
     if is_kernel(node):
         names = [argument.name for argument in node.target._schema.arguments]
-        for name in ("planes", "bases", "activation_bases", "N", "n"):
-            if name in names and names.index(name) < len(node.args):
-                return int(node.args[names.index(name)])
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        for name in ("planes", "bases", "activation_bases"):
+            if isinstance(given.get(name), int):
+                return given[name]
     return next((planes_of(n) for n in node.all_input_nodes if n.op == "call_function"), 1)
 
 

@@ -79,7 +79,7 @@ def draw(gm: GraphModule, lowered: Lowered | None = None) -> Drawing:
         for source in node.all_input_nodes:
             if source in group and group[source] != group[node]:
                 planes = bits.carries_bits(source) or None
-                graph.add_edge(group[source], group[node], bits=planes and planes_of(source))
+                _connect(graph, group[source], group[node], planes and planes_of(source))
     _melt(graph, boxes)
     lines = [Line(boxes[a].id, boxes[b].id, data["bits"]) for a, b, data in graph.edges(data=True)]
     return Drawing(tuple(boxes.values()), tuple(lines))
@@ -149,11 +149,17 @@ def _kind(node: Node, bits: BitGraph, grouped: bool) -> str:
     return "layer" if _name(node) in LAYERS else "op"
 
 
+def _connect(graph: nx.DiGraph, source: object, target: object, bits: int | None) -> None:
+    """One line between two boxes; it is marked if anything that it stands for carries bits."""
+    before = graph.get_edge_data(source, target, {}).get("bits")
+    graph.add_edge(source, target, bits=before if bits is None else bits)
+
+
 def _melt(graph: nx.DiGraph, boxes: dict[object, Box]) -> None:
-    """Take nodes without a box out, joining what stood around them; a joined line carries what its first part did."""
+    """Take nodes without a box out, joining what stood around them; a joined line carries what its last part did."""
     for node in list(graph.nodes):
         if node not in boxes:
             for before in list(graph.predecessors(node)):
                 for after in list(graph.successors(node)):
-                    graph.add_edge(before, after, bits=graph.edges[before, node]["bits"])
+                    _connect(graph, before, after, graph.edges[node, after]["bits"])
             graph.remove_node(node)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import abcfx
 from abcfx.explain import Explanation
+from abcfx.ops.choose import forcing
 
 
 class Net(nn.Module):
@@ -37,28 +38,30 @@ def _on_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABCFX_FORM", "xnor")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images() -> Tensor:
-    return torch.randn(2, 3, 16, 16)
+    return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def net() -> nn.Module:
+    torch.manual_seed(0)
     return Net().eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quantized(net: nn.Module, images: Tensor) -> nn.Module:
     return abcfx.calibrate(abcfx.quantize_model(net, M=2, N=3), [images], progress=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def explanation(quantized: nn.Module, images: Tensor) -> Explanation:
-    return abcfx.explain(quantized, images, measure=False)
+    with forcing("xnor"):
+        return abcfx.explain(quantized, images, measure=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import operator
 
 import torch
+from abcfx.passes._constants import View
+from abcfx.passes.lower import Lowered, WeightInput
 from torch import fx
 
 from abcfx.explain.bits import BitGraph, planes_of
 from abcfx.explain.drawing import draw
-from abcfx.passes._constants import View
-from abcfx.passes.lower import Lowered, WeightInput
 
 abc_k, aten = torch.ops.abc_k, torch.ops.aten
 _LIBRARY = torch.library.Library("abc_k", "FRAGMENT")
@@ -54,8 +54,8 @@ def test_edges_that_carry_bits() -> None:
     bits = BitGraph(*fused_graph())
     named = {(a.name, b.name) for a, b in bits.edges()}
     assert named == {
-        ("pack_rows", "test_linear_pack"), ("getitem", "test_pool"), ("test_pool", "reshape"),
-        ("reshape", "test_linear_pack_1"),
+        ("pack_rows_default", "test_linear_pack_default"), ("getitem", "test_pool_default"),
+        ("test_pool_default", "reshape_default"), ("reshape_default", "test_linear_pack_default_1"),
     }  # fmt: skip
 
 
@@ -63,15 +63,15 @@ def test_layers_of_fused_ops() -> None:
     layers = BitGraph(*fused_graph()).layers
     assert list(layers) == ["layer.a", "layer.b"]
     a, b = layers["layer.a"], layers["layer.b"]
-    assert [n.name for n in a.pack] == ["pack_rows"]
+    assert [n.name for n in a.pack] == ["pack_rows_default"]
     assert (a.reads_bits, a.writes_bits, b.reads_bits, b.writes_bits) == (False, True, True, False)
-    assert [n.name for n in b.product] == ["test_linear_pack_1"]
+    assert [n.name for n in b.product] == ["test_linear_pack_default_1"]
 
 
 def test_planes_are_read_from_the_schema() -> None:
     gm, lowered = fused_graph()
     found = {node.name: planes_of(node) for node in gm.graph.nodes if BitGraph(gm, lowered).carries_bits(node)}
-    assert found == {"pack_rows": 3, "getitem": 2, "test_pool": 2, "reshape": 2}
+    assert found == {"pack_rows_default": 3, "getitem": 2, "test_pool_default": 2, "reshape_default": 2}
 
 
 def test_the_drawing_marks_bits_from_layer_to_layer() -> None:

@@ -45,7 +45,9 @@ def test_it_is_well_formed_and_loads_nothing(explanation: Explanation) -> None:
 
 def test_open_tags_are_closed_for_an_html_parser_too(explanation: Explanation) -> None:
     class Balance(HTMLParser):
-        open: list[str] = []
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: list) -> None:
             self.open.append(tag)

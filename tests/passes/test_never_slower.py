@@ -6,14 +6,14 @@ import warnings
 
 import pytest
 import torch
+from abcfx.passes.match_layers import GraphSite
+from abcfx.passes.never_slower import never_slower
+from abcfx.passes.plan_layers import plan_layers
 from torch import Tensor, nn
 
 from abcfx.config import Config
 from abcfx.ops import choose as choosing
 from abcfx.ops import library
-from abcfx.passes.match_layers import GraphSite
-from abcfx.passes.never_slower import never_slower
-from abcfx.passes.plan_layers import plan_layers
 from abcfx.plan import Plan
 
 pytestmark = pytest.mark.skipif(not library.loaded(), reason=f"{library.problem()}")
@@ -80,7 +80,9 @@ def test_by_the_cost_model() -> None:
     assert "wide" in never_slower(kept, plan, 1.0).layers
     assert not never_slower(kept, plan, 1000.0).layers
     few = never_slower(kept, plan, 1.0).reasons["few"]
-    assert few.startswith("predicted ") and "as dense" in few and "8 channels per group" in few
+    assert few.startswith("predicted ")
+    assert "as dense" in few
+    assert "8 channels per group" in few
 
 
 def test_a_layer_whose_work_is_not_known_stays_float_from_one_on() -> None:
