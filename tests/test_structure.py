@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "ops": {"quant", "cost", "autotune", "plan", "debug"},
     "graph": {"plan"},
     "config": {"plan"},
-    "passes": {"graph", "plan", "config", "ops", "quant"},
+    "passes": {"graph", "plan", "config", "ops", "quant", "debug"},
     "pipeline": {"passes", "graph", "plan", "debug"},
     "layers": {"passes", "graph", "ops", "quant", "plan"},
 }

@@ -126,5 +126,5 @@ def test_half_precision_levels_have_the_thresholds_that_the_kernels_read(levels:
     """The reciprocal of a step rounded to bf16 would put some inputs on the other side."""
     x, n = torch.linspace(-2, 2, 20001), 3 if levels == "thermometer" else 1
     scale, shift = (torch.randn(n, generator=torch.Generator().manual_seed(3)).abs().bfloat16() for _ in range(2))
-    got = activations.quantize(x, scale, -shift, 3, levels)
-    assert torch.equal(got, activations.quantize(x, scale.float(), -shift.float(), 3, levels))
+    got = quantize(x, scale, -shift, 3, levels)
+    assert torch.equal(got, quantize(x, scale.float(), -shift.float(), 3, levels))
