@@ -22,6 +22,7 @@ from abcfx.levels import ObservedGraph, SiteLevels, levels_of, was_trained
 from abcfx.ops.choose import tuning
 from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
+from abcfx.passes.hoist import Prologue
 from abcfx.passes.lower import Lowered, WeightInput
 from abcfx.passes.never_slower import never_slower
 from abcfx.passes.plan_layers import plan_layers
@@ -67,6 +68,8 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
             pipeline.adjoint()
         else:
             _lower(pipeline, runner)
+            if wanted.fuse:
+                _fuse(pipeline, runner)
     return pipeline, runner
 
 
@@ -81,6 +84,7 @@ class Runner:
         self.calibration_batches = 0
         self.last: tuple[Snapshot, list[Tensor]] | None = None
         self.lowered = Lowered()
+        self.folded = Folded()
 
     def __call__(self, *args: Any) -> Any:
         if self.observed is not None and any(s.batches < self.calibration_batches for s in self.levels):
@@ -89,7 +93,8 @@ class Runner:
 
     def all_inputs(self, args: Sequence[Any]) -> list[Any]:
         """What the transformed graph takes where the captured one took `args`."""
-        return [*args, *self.level_tensors(), *self.weight_tensors(args)]
+        inputs = [*args, *self.level_tensors(), *self.weight_tensors(args)]
+        return [*inputs, *self.folded.tensors(inputs)]
 
     def level_tensors(self) -> list[Tensor]:
         return [tensor for site in self.levels for tensor in (site.scale, site.shift)]
@@ -105,6 +110,26 @@ class Runner:
             tensors += made.tensors(weight)
         self.last = snapshot, tensors  # one assignment: other threads see both or neither
         return tensors
+
+
+class Folded:
+    """What a prologue makes of constants, kept until one of them changes."""
+
+    def __init__(self, prologue: Prologue | None = None, position: Mapping[str, int] | None = None) -> None:
+        self.prologue = prologue
+        self.sources = [position[s] if isinstance(s, str) else s for s in prologue.sources] if prologue else []
+        self.last: tuple[Snapshot, list[Tensor]] | None = None
+
+    def tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
+        if self.prologue is None:
+            return []
+        live = [inputs[source] if isinstance(source, int) else source for source in self.sources]
+        last = self.last
+        if last is not None and last[0].holds(live):
+            return last[1]
+        snapshot = Snapshot(live)
+        self.last = snapshot, self.prologue.tensors(live)
+        return self.last[1]
 
 
 def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[[fx.Node], bool]:
@@ -170,6 +195,13 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
         base = made.view.base
         source = position[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))
         runner.weights.append((source, made))
+
+
+def _fuse(pipeline: Pipeline, runner: Runner) -> None:
+    """Glue moves into kernels; the runner learns what to make of constants."""
+    prologue = pipeline.fuse()
+    position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
+    runner.folded = Folded(prologue, position)
 
 
 def _hand_over(

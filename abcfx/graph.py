@@ -10,6 +10,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.utils._pytree import tree_leaves
+
+try:
+    from torch.fx.experimental.symbolic_shapes import optimization_hint  # noqa: F401  for the passes
+except ImportError:  # its name before torch 2.12
+    from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint  # noqa: F401
 
 aten = torch.ops.aten
 VALUE_KEYS = ("val", "example_value")  # make_fx and export write the first, Dynamo the second
@@ -150,7 +156,7 @@ def set_value(node: Node, key: str | None) -> None:
 
 def fake_mode(values: Iterable[Any]) -> FakeTensorMode | None:
     """The mode that fake values belong to. (While a backend runs, Dynamo's tracing context holds another one.)"""
-    return next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
+    return next((v.fake_mode for v in tree_leaves(list(values)) if isinstance(v, FakeTensor)), None)
 
 
 def same_value(old: Any, new: Any) -> str | None:

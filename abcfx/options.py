@@ -9,7 +9,7 @@ from typing import Any
 from abcfx.config import Config
 
 THEN = ("inductor", "aot_eager", "eager")
-OWN = ("calibration_batches", "autotune", "min_speedup", "recompute", "then")  # options that are no field of Config
+OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "then")  # no field of Config
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Options:
     autotune             measure each layer shape once, in every form, instead of asking the cost model; kept on disk
     min_speedup          float models, inference: a layer that is not this many times faster than in float stays float;
                          0 quantizes every layer of the plan
+    fuse                 inference: batch norm, activations, additions and packing move into the kernels before them
     recompute            training: keep bits for the backward pass and compute layer outputs again from them
     then                 who compiles the rest of the graph
     """
@@ -27,6 +28,7 @@ class Options:
     calibration_batches: int = 1
     autotune: bool = False
     min_speedup: float = 1.0
+    fuse: bool = True
     recompute: bool = True
     then: str = "inductor"
 
@@ -43,7 +45,7 @@ class Options:
         result = cls(Config(**given) if given else None, **own)
         if result.then not in THEN:
             raise ValueError(f"option 'then' must be one of {', '.join(THEN)}, got {result.then!r}")
-        for switch in ("autotune", "recompute"):
+        for switch in ("autotune", "fuse", "recompute"):
             if not isinstance(getattr(result, switch), bool):
                 raise ValueError(f"option '{switch}' must be True or False, got {getattr(result, switch)!r}")
         least = result.min_speedup

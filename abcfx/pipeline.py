@@ -1,6 +1,7 @@
 """The compiler's table of contents: the stages in order, what each level promises, and nothing decided elsewhere.
 
-    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ──► inductor
+    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── fuse ──►
+    KERNEL, bits from layer to layer ──► inductor
 
 `open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC: AOTAutograd
 makes its backward graph of the rows of passes/adjoint.py. An inference graph goes on to KERNEL.
@@ -22,6 +23,8 @@ from abcfx.passes._constants import mark_constants
 from abcfx.passes._rule import Report, apply_rules
 from abcfx.passes.adjoint import require_adjoints
 from abcfx.passes.canonicalize import CANONICALIZE, name_overloads
+from abcfx.passes.fuse import fuse
+from abcfx.passes.hoist import Prologue, hoist_constants
 from abcfx.passes.lower import Lowered, lower
 from abcfx.passes.match_layers import GraphSite, match_layers
 from abcfx.passes.rewrite_abc import LevelInputs, rewrite_abc
@@ -65,6 +68,14 @@ class Pipeline:
         if self._stopped():
             return Lowered()
         return self._stage("lower", lambda: lower(self.gm), spec.KERNEL)
+
+    def fuse(self) -> Prologue | None:
+        """Inference only: what stands between kernels moves into them; returns what to make of constants, if anything."""
+        if self._stopped():
+            return None
+        report = self._stage("fuse", lambda: fuse(self.gm), spec.KERNEL)
+        self.declined.update(report.declined)
+        return hoist_constants(self.gm)
 
     def _stopped(self) -> bool:
         return bool(self.ran) and self.ran[-1] == Settings.now().stop_after

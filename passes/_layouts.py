@@ -22,7 +22,7 @@ _ELEMENTWISE = {
     F.max_pool1d, F.max_pool2d, F.avg_pool2d, torch._C._nn.avg_pool2d, F.interpolate, F.pad, torch._C._nn.pad,
     F.adaptive_avg_pool2d, F.adaptive_avg_pool1d, torch.avg_pool1d, torch.max_pool2d,
     "add", "sub", "mul", "div", "relu", "sigmoid", "tanh", "clamp", "float", "to", "half", "bfloat16",
-    aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.to.dtype, aten.relu.default, aten.slice.Tensor,
+    torch.addcmul, aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.to.dtype, aten.relu.default, aten.slice.Tensor,
     torch.permute, torch.transpose, "permute", "transpose", "unsqueeze", "squeeze",
     aten.squeeze.dim, aten.unsqueeze.default,
 }  # fmt: skip

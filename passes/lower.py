@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
 from abcfx.graph import (
+    CONSTANT,
     SITE,
     AbcConvView,
     AbcLinearView,
@@ -30,21 +31,17 @@ from abcfx.graph import (
     LinearView,
     add_placeholder,
     dtype_of,
+    optimization_hint,
     shape_of,
     value,
     view,
-)  # fmt: skip
+)
 from abcfx.ops.choose import Choice, choose
 from abcfx.ops.kernel_weights import lanes_of, packed_dtype, packed_shape
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, packed
 from abcfx.ops.workload import TYPICAL_ROWS, Workload
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations
-
-try:
-    from torch.fx.experimental.symbolic_shapes import optimization_hint
-except ImportError:  # its name before torch 2.12
-    from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint
 
 aten, abc, abc_k = torch.ops.aten, torch.ops.abc, torch.ops.abc_k
 FORM = "abcfx_form"  # node.meta: what `_decide` found for an abc node
@@ -310,6 +307,8 @@ def _decide(
             add_placeholder(gm, f"abc_{role}_{len(inputs)}", torch.empty(size, dtype=kept, device=device))
             for role, (size, kept) in shapes.items()
         )
+        for made in shared[key]:
+            made.meta[CONSTANT] = True
         inputs.append(
             WeightInput(weight_name(layer.weight, node), tuple(n.name for n in shared[key]), found, recipe, dtype)
         )

@@ -26,6 +26,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from abcfx.passes import lower, rewrite_abc
+from abcfx.passes._glue import NO_LIMIT
 from abcfx.passes._rule import Rule, apply_rules
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
@@ -48,7 +49,7 @@ class Spec:
         return Spec(self.dtype, self.shape, True)
 
     def example(self) -> torch.Tensor:
-        return torch.randn(self.shape).to(self.dtype) if self.dtype.is_floating_point else torch.zeros(self.shape)
+        return torch.randn(self.shape).to(self.dtype) if self.dtype.is_floating_point else torch.zeros(self.shape, dtype=self.dtype)
 
 
 class DType:
@@ -68,7 +69,7 @@ def planned(layer: torch.fx.Proxy, scale: torch.fx.Proxy, shift: torch.fx.Proxy)
 NAMESPACE = {
     "torch": torch, "F": F, "aten": torch.ops.aten, "abc": torch.ops.abc, "abc_k": torch.ops.abc_k, "sys": sys,
     "operator": operator, "planned": planned, "f32": DType(torch.float32), "f16": DType(torch.float16),
-    "i64": DType(torch.int64),
+    "i64": DType(torch.int64), "LIMIT": NO_LIMIT,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import abcfx
 
 NAME = "_kernels" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 FORCE = "ABCFX_KERNEL"
-LISTS = ("bgemm", "lut", "pack", "unpack", "window", "adjoint", "round", "positions", "refit")
+LISTS = ("bgemm", "lut", "pack", "unpack", "window", "adjoint", "round", "positions", "refit", "epilogue")
 
 
 def register_reference(lib: Library, name: str, fn: Callable) -> None:

@@ -40,7 +40,7 @@ int run_positions(abcfx_positions_args args, int64_t columns, int32_t* counts) {
     part.counts = partial.data() + task * entries;
     part.group_begin = task * step;
     part.group_end = std::min(part.group_begin + step, groups);
-    part.scratch = thread_scratch(abcfx_positions_scratch_bytes(&part));
+    part.scratch = thread_scratch<Scratch::KERNEL>(abcfx_positions_scratch_bytes(&part));
     return kernel(&part);
   });
   std::fill_n(counts, entries, 0);

@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, c
   args.alternations = alternations;
   const abcfx_refit_fn kernel = abcfx_refit_choose();
   run_rows(op, args, [&](abcfx_refit_args& part) {
-    part.scratch = thread_scratch(abcfx_refit_scratch_bytes(&part));
+    part.scratch = thread_scratch<Scratch::KERNEL>(abcfx_refit_scratch_bytes(&part));
     return kernel(&part);
   });
   return {dst, scales, error, power};

@@ -38,6 +38,22 @@ struct Levels {
   }
 };
 
+/// The levels of a layer that reads what this one emits; none if it emits no planes.
+struct NextLevels {
+  std::optional<Levels> levels;
+
+  NextLevels(const char* op, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift, int64_t planes,
+             StringHandle text) {
+    STD_TORCH_CHECK(scale.has_value() == shift.has_value() && scale.has_value() == (planes > 0), "abc_k::", op,
+                    ": next_scale, next_shift and next_planes go together, got ", planes, " planes");
+    if (scale) {
+      levels.emplace(op, *scale, *shift, planes, text);
+    } else {
+      const Text owner(text);
+    }
+  }
+};
+
 /// A CPU tensor of a type that the kernels read -> its abcfx_dtype.
 inline int64_t expect_float(const char* op, const Tensor& input) {
   STD_TORCH_CHECK(input.is_cpu(), "abc_k::", op, ": input must be a CPU tensor");
@@ -66,6 +82,58 @@ struct ChannelAffine {
     gain = expect(op, "gain", *gain_argument, ScalarType::Float, {channels});
     offset = expect(op, "offset", *offset_argument, ScalarType::Float, {channels});
   }
+
+  const float* gain_data() const { return gain ? gain->const_data_ptr<float>() : nullptr; }
+  const float* offset_data() const { return offset ? offset->const_data_ptr<float>() : nullptr; }
 };
+
+/// How values are quantized and where their bits go; the source, its type and strides and the affine are the caller's.
+inline abcfx_pack_args pack_into(Tensor& dst, const Levels& levels) {
+  abcfx_pack_args args = {};
+  args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
+  args.scale = levels.scale.const_data_ptr<float>();
+  args.shift = levels.shift.const_data_ptr<float>();
+  args.levels = levels.kind;
+  args.planes = levels.planes;
+  args.images = args.height = args.groups = args.line_end = 1;
+  return args;
+}
+
+/// Planes of `rows` rows of `depth` values [planes, rows, words], all of them.
+inline Tensor pack_rows_into(abcfx_pack_args& args, const Tensor& like, const Levels& levels, int64_t rows,
+                             int64_t depth) {
+  Tensor dst = torch::stable::new_empty(like, {levels.planes, rows, (depth + 63) / 64}, ScalarType::Long);
+  args = pack_into(dst, levels);
+  args.channels = args.stride_w = depth;
+  args.stride_c = 1;
+  args.width = args.pixel_end = rows;
+  return dst;
+}
+
+/// A padded bit image [n, h + 2ph, planes, w + 2pw, groups * words], all of it.
+inline Tensor pack_image_into(abcfx_pack_args& args, const char* op, const Tensor& like, const Levels& levels,
+                              int64_t images, int64_t channels, int64_t height, int64_t width, int64_t groups,
+                              const std::vector<int64_t>& padding) {
+  expect_pair(op, "padding", padding, 0);
+  STD_TORCH_CHECK(groups >= 1 && channels % groups == 0, "abc_k::", op, ": ", channels,
+                  " channels cannot be split into ", groups, " groups");
+  const int64_t pixel = groups * ((channels / groups + 63) / 64);
+  Tensor dst = torch::stable::new_empty(
+      like, {images, height + 2 * padding[0], levels.planes, width + 2 * padding[1], pixel}, ScalarType::Long);
+  args = pack_into(dst, levels);
+  args.images = images;
+  args.channels = channels;
+  args.height = height;
+  args.width = args.pixel_end = width;
+  args.stride_c = 1;
+  args.stride_w = channels;
+  args.stride_h = width * channels;
+  args.stride_n = height * args.stride_h;
+  args.top = args.bottom = padding[0];
+  args.left = args.right = padding[1];
+  args.groups = groups;
+  args.line_end = images * (height + 2 * padding[0]);
+  return dst;
+}
 
 }  // namespace abcfx

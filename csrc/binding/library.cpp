@@ -14,4 +14,7 @@ STABLE_TORCH_LIBRARY_IMPL(abc_k, CPU, m) {
   m.impl("window_adjoint", TORCH_BOX(&abcfx::window_adjoint));
   m.impl("linear", TORCH_BOX(&abcfx::linear));
   m.impl("conv2d", TORCH_BOX(&abcfx::conv2d));
+  m.impl("max_pool_bits", TORCH_BOX(&abcfx::max_pool_bits));
+  m.impl("linear_emit", TORCH_BOX(&abcfx::linear_emit));
+  m.impl("conv2d_emit", TORCH_BOX(&abcfx::conv2d_emit));
 }

@@ -46,4 +46,27 @@ Tensor conv2d(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha
               int64_t channels, std::vector<int64_t> kernel, std::vector<int64_t> stride,
               std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups);
 
+Tensor max_pool_bits(const Tensor& bits, StringHandle levels, std::vector<int64_t> kernel, std::vector<int64_t> stride,
+                     std::vector<int64_t> padding, std::vector<int64_t> before, std::vector<int64_t> after);
+
+std::tuple<Tensor, Tensor> linear_emit(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha,
+                                       const Tensor& tap_sums, const std::optional<Tensor>& bias, const Tensor& scale,
+                                       const Tensor& shift, StringHandle levels, int64_t depth,
+                                       const std::optional<Tensor>& residual, const std::optional<Tensor>& slope,
+                                       double low, double high, const std::optional<Tensor>& gain,
+                                       const std::optional<Tensor>& offset, double next_low, double next_high,
+                                       const std::optional<Tensor>& next_scale,
+                                       const std::optional<Tensor>& next_shift, int64_t next_planes,
+                                       StringHandle next_levels, bool keep);
+
+std::tuple<Tensor, Tensor> conv2d_emit(
+    const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha, const Tensor& tap_sums,
+    const std::optional<Tensor>& bias, const Tensor& scale, const Tensor& shift, StringHandle levels, int64_t channels,
+    std::vector<int64_t> kernel, std::vector<int64_t> stride, std::vector<int64_t> padding,
+    std::vector<int64_t> dilation, int64_t groups, const std::optional<Tensor>& residual,
+    const std::optional<Tensor>& slope, double low, double high, const std::optional<Tensor>& gain,
+    const std::optional<Tensor>& offset, double next_low, double next_high, const std::optional<Tensor>& next_scale,
+    const std::optional<Tensor>& next_shift, int64_t next_planes, StringHandle next_levels, int64_t next_groups,
+    std::vector<int64_t> next_padding, bool keep);
+
 }  // namespace abcfx

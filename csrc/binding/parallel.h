@@ -77,36 +77,12 @@ constexpr int64_t TASK_WORK = 1 << 14;
 /// Weights that one task keeps in the second cache while its rows stream past.
 constexpr int64_t TASK_WEIGHT_BYTES = 1 << 18;
 
-/// Rows x column blocks in two dimensions: rows alone leave threads idle on a batch of one and on small images.
-inline int run_grid(abcfx_bgemm_args args) {
-  const int64_t rows = args.images * args.out_h * args.out_w;
-  const int64_t blocks = args.groups * ceil_div(args.cols, ABCFX_LANES);
-  if (rows == 0 || blocks == 0) return ABCFX_OK;
-  const int64_t words = args.kernel_h * args.kernel_w * args.words;
-  const int64_t work = rows * blocks * args.weight_bases * args.activation_bases * std::max<int64_t>(words, 4);
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
-  const int64_t weight_bytes = blocks * args.weight_bases * words * ABCFX_LANES * 8;
-
-  const int64_t row_parts = std::clamp<int64_t>(rows / 96, 1, wanted);
-  const int64_t row_step = ceil_div(ceil_div(rows, row_parts), 24) * 24;  // 24: a multiple of every tile's rows
-  const int64_t col_parts = std::max(ceil_div(wanted, row_parts), ceil_div(weight_bytes, TASK_WEIGHT_BYTES));
-  const int64_t col_step = ceil_div(ceil_div(blocks, col_parts), 4) * 4;
-  const int64_t row_tasks = ceil_div(rows, row_step), col_tasks = ceil_div(blocks, col_step);
-
-  const abcfx_bgemm_fn kernel = abcfx_bgemm_choose();
-  return run_tasks(row_tasks * col_tasks, [&](int64_t task) {
-    abcfx_bgemm_args part = args;
-    part.block_begin = task / row_tasks * col_step;
-    part.block_end = std::min(part.block_begin + col_step, blocks);
-    part.row_begin = task % row_tasks * row_step;
-    part.row_end = std::min(part.row_begin + row_step, rows);
-    return kernel(&part);
-  });
-}
+/// What a thread keeps scratch for; each purpose has memory of its own.
+enum class Scratch { KERNEL, VALUES, NORMALIZED };
 
 /// Scratch of the calling thread, at least `bytes` and aligned to 64: kept from call to call, it only grows.
-inline void* thread_scratch(int64_t bytes) {
+template <Scratch PURPOSE>
+void* thread_scratch(int64_t bytes) {
   struct Aligned {
     void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
   };
@@ -121,20 +97,84 @@ inline void* thread_scratch(int64_t bytes) {
   return memory.get();
 }
 
-/// Splits the rows of a lookup product: every task makes its own tables, so rows are split before columns, by whole
-/// output lines where there are several. Columns are split if the rows do not keep the threads busy, or if the weights
-/// of a task would not stay in the second cache.
-inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
+/// How a product is cut into tasks: steps of rows, and of blocks of output channels.
+struct Cut {
+  int64_t rows, row_step, blocks, col_step;
+};
+
+/// Runs one part of a cut product on this thread.
+inline int run_part(abcfx_bgemm_args part, int64_t row, int64_t row_end, int64_t block, int64_t block_end) {
+  part.row_begin = row;
+  part.row_end = row_end;
+  part.block_begin = block;
+  part.block_end = block_end;
+  return abcfx_bgemm_choose()(&part);
+}
+
+inline int run_part(abcfx_lut_args part, int64_t row, int64_t row_end, int64_t block, int64_t block_end) {
+  part.product.row_begin = row;
+  part.product.row_end = row_end;
+  part.product.block_begin = block;
+  part.product.block_end = block_end;
+  part.scratch = thread_scratch<Scratch::KERNEL>(abcfx_lut_scratch_bytes(&part));
+  return abcfx_lut_choose()(&part);
+}
+
+/// The whole product, on all threads.
+template <class Args>
+int run_cut(const Args& args, const Cut& cut) {
+  if (cut.rows == 0 || cut.blocks == 0) return ABCFX_OK;
+  const int64_t row_tasks = ceil_div(cut.rows, cut.row_step), col_tasks = ceil_div(cut.blocks, cut.col_step);
+  return run_tasks(row_tasks * col_tasks, [&](int64_t task) {
+    const int64_t row = task % row_tasks * cut.row_step, block = task / row_tasks * cut.col_step;
+    return run_part(args, row, std::min(row + cut.row_step, cut.rows), block,
+                    std::min(block + cut.col_step, cut.blocks));
+  });
+}
+
+/// Rows [begin, end) with all blocks, on this thread, as many blocks at a time as the cut says.
+template <class Args>
+int run_rows(const Args& args, const Cut& cut, int64_t begin, int64_t end) {
+  int status = ABCFX_OK;
+  for (int64_t block = 0; status == ABCFX_OK && block < cut.blocks; block += cut.col_step) {
+    status = run_part(args, begin, end, block, std::min(block + cut.col_step, cut.blocks));
+  }
+  return status;
+}
+
+/// Tasks that this much work is worth.
+inline int64_t tasks_for_work(int64_t work, int64_t threads) {
+  return threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
+}
+
+/// Rows x column blocks in two dimensions: rows alone leave threads idle on a batch of one and on small images.
+inline Cut cut_of(const abcfx_bgemm_args& args, int64_t threads) {
+  const int64_t rows = args.images * args.out_h * args.out_w;
+  const int64_t blocks = args.groups * ceil_div(args.cols, ABCFX_LANES);
+  const int64_t words = args.kernel_h * args.kernel_w * args.words;
+  const int64_t work = rows * blocks * args.weight_bases * args.activation_bases * std::max<int64_t>(words, 4);
+  const int64_t wanted = tasks_for_work(work, threads);
+  const int64_t weight_bytes = blocks * args.weight_bases * words * ABCFX_LANES * 8;
+
+  const int64_t row_parts = std::clamp<int64_t>(rows / 96, 1, wanted);
+  const int64_t row_step = ceil_div(ceil_div(rows, row_parts), 24) * 24;  // 24: a multiple of every tile's rows
+  const int64_t col_parts = std::max(ceil_div(wanted, row_parts), ceil_div(weight_bytes, TASK_WEIGHT_BYTES));
+  return {rows, row_step, blocks, std::max<int64_t>(ceil_div(ceil_div(blocks, col_parts), 4) * 4, 1)};
+}
+
+/// Every task of a lookup product makes its own tables, so rows are split before columns, by whole output lines where
+/// there are several. Columns are split if the rows do not keep the threads busy, or if the weights of a task would not
+/// stay in the second cache.
+inline Cut cut_of(const abcfx_lut_args& args, int64_t threads) {
   const abcfx_bgemm_args& product = args.product;
+  const int64_t lanes = abcfx_lut_lanes(nullptr);
   const int64_t rows = product.images * product.out_h * product.out_w;
   const int64_t blocks = product.groups * ceil_div(product.cols, lanes);
-  if (rows == 0 || blocks == 0) return ABCFX_OK;
+  if (rows == 0 || blocks == 0) return {rows, 1, blocks, 1};
   const int64_t plane = product.kernel_h * product.kernel_w * ceil_div(args.channels, 8);
   const int64_t vectors = abcfx_lut_vectors(product.weight_bases, product.cols, lanes);
   const int64_t block_bytes = vectors * plane * lanes;
-  const int64_t work = rows * (blocks * block_bytes / 64 + plane);
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = threads == 1 ? 1 : std::clamp<int64_t>(work / TASK_WORK, 1, threads * TASKS_PER_THREAD);
+  const int64_t wanted = tasks_for_work(rows * (blocks * block_bytes / 64 + plane), threads);
 
   const int64_t unit = product.images * product.out_h > 1 ? product.out_w : 6;  // 6: the rows of a tile
   const int64_t units = ceil_div(rows, unit);
@@ -144,18 +184,7 @@ inline int run_lut_grid(abcfx_lut_args args, int64_t lanes) {
   // them, also where a block is so deep (weight gradients) that few would stay in the cache
   const int64_t by_table = std::max<int64_t>(blocks * vectors * product.kernel_h * product.kernel_w / 40, 1);
   const int64_t by_cache = std::min(ceil_div(blocks * block_bytes, 2 * TASK_WEIGHT_BYTES), by_table);
-  const int64_t col_step = ceil_div(blocks, std::max(by_threads, by_cache)), col_tasks = ceil_div(blocks, col_step);
-
-  const abcfx_lut_fn kernel = abcfx_lut_choose();
-  return run_tasks(row_tasks * col_tasks, [&](int64_t task) {
-    abcfx_lut_args part = args;
-    part.product.block_begin = task / row_tasks * col_step;
-    part.product.block_end = std::min(part.product.block_begin + col_step, blocks);
-    part.product.row_begin = task % row_tasks * row_step;
-    part.product.row_end = std::min(part.product.row_begin + row_step, rows);
-    part.scratch = thread_scratch(abcfx_lut_scratch_bytes(&part));
-    return kernel(&part);
-  });
+  return {rows, row_step, blocks, ceil_div(blocks, std::max(by_threads, by_cache))};
 }
 
 }  // namespace abcfx

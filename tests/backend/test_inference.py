@@ -54,6 +54,36 @@ def test_layers_reach_the_kernels(quantized: nn.Module, images: Tensor, monkeypa
     assert lowered[0].reasons == {}
 
 
+def test_fused_layers_exchange_bits(quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    from abcfx import backend
+
+    graphs = []
+    original = backend.Pipeline.fuse
+    monkeypatch.setattr(backend.Pipeline, "fuse", lambda self: graphs.append(self.gm) or original(self))
+    check(compile_(quantized), quantized, images)
+    fused = str(graphs[0].graph)
+    torch._dynamo.reset()
+    check(compile_(quantized, fuse=False), quantized, images)
+    assert len(graphs) == 1, "fuse=False fuses all the same"
+    assert fused.count("conv2d_emit") > 0
+    assert fused.count("call_function[target=torch.ops.abc_k.pack_image") == 1, "down reads what body emits"
+
+
+def test_a_changed_batch_norm_is_seen(net: nn.Module, images: Tensor) -> None:
+    """Its parameters are folded into the kernels' scales, and folded again when they change."""
+    body = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), nn.ReLU()
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+    quantized = abcfx.calibrate(abcfx.quantize_model(model.eval(), 2, 2), [images])
+    compiled = compile_(quantized)
+    check(compiled, quantized, images)
+    with torch.no_grad():
+        quantized[2].running_mean.add_(2.0)
+        quantized[2].weight.mul_(-1.5)
+    check(compiled, quantized, images)
+    quantized[2].load_state_dict(nn.BatchNorm2d(32).state_dict())
+    check(compiled, quantized, images)
+
+
 @torch._dynamo.config.patch(error_on_recompile=True)
 def test_dynamic_batch_and_size_take_one_graph(quantized: nn.Module) -> None:
     compiled = torch.compile(quantized, backend="abc", fullgraph=True, dynamic=True)

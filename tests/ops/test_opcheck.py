@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import library
+from abcfx.ops.kernel_emit import NO_LIMIT
 from abcfx.ops.schema import LINEAR as GEOMETRY
 
 NAMESPACES = ("abc", "abc_k")
@@ -219,6 +220,32 @@ def _() -> Samples:
     coded = Levels.random("coded", 2)
     yield conv_arguments("3x3", coded, 2, 2)[2]
     yield conv_arguments("depthwise", coded, 2, 2, bias=False)[2]
+
+
+@samples_of("abc_k::linear_emit", F32)
+def _() -> Samples:
+    coded = Levels.random("coded", 2)
+    layer, none = linear_arguments(coded, 2, 2)[2], (-NO_LIMIT, NO_LIMIT)
+    yield *layer, torch.randn(5, 21), None, 0.0, 6.0, None, None, *none, None, None, 0, "coded", True
+    affine = torch.rand(21), torch.randn(21)
+    yield *layer, None, torch.rand(21), *none, *affine, 0.0, NO_LIMIT, coded.scale, coded.shift, 2, "coded", False
+
+
+@samples_of("abc_k::conv2d_emit", F32)
+def _() -> Samples:
+    coded = Levels.random("coded", 2)
+    layer, none = conv_arguments("3x3", coded, 2, 2)[2], (-NO_LIMIT, NO_LIMIT)
+    following = (coded.scale, coded.shift, 2, "coded", 1, (1, 1))
+    yield *layer, torch.randn(2, 9, 8, 19), None, 0.0, 6.0, None, None, *none, *following, True
+    yield *layer, None, torch.rand(19), *none, torch.rand(19), torch.randn(19), *none, *following, False
+    yield *layer, None, None, 0.0, NO_LIMIT, None, None, *none, None, None, 0, "coded", 1, (0, 0), True
+
+
+@samples_of("abc_k::max_pool_bits", F32)
+def _() -> Samples:
+    bits = conv_arguments("3x3", Levels.random("coded", 2), 2, 2)[2][0]
+    yield bits, "coded", (3, 3), (2, 2), (1, 1), (1, 1), (0, 2)
+    yield bits, "thermometer", (2, 2), (1, 1), (0, 0), (1, 1), (1, 1)
 
 
 @samples_of("abc_k::round_gradient", F32)

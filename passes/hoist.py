@@ -1,0 +1,72 @@
+"""What kernels read of constants alone is computed once: folded scales leave the graph and become its inputs.
+
+    alpha·g, sums·g, bias·g + h, …  with g, h made of a batch norm's parameters and statistics  →  graph inputs
+
+A `Prologue` computes them from the live tensors; the backend runs it again when one of these has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from abcfx.passes._glue import is_constant
+from abcfx.passes._product import EMIT, PLAIN
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+
+from abcfx.graph import CONSTANT, add_placeholder, attribute, value
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """graph     of the live `sources` in order; returns what the new inputs `names` stand for
+    sources   names of inputs of the main graph, or tensors that it reads as attributes
+    names     of the new inputs of the main graph, its last ones
+    """
+
+    graph: GraphModule
+    sources: tuple[str | Tensor, ...]
+    names: tuple[str, ...]
+
+    def tensors(self, live: Sequence[Tensor]) -> list[Tensor]:
+        """What to pass for `names`, given what `sources` are now."""
+        with torch.inference_mode(False), torch.no_grad():
+            return list(self.graph(*live))
+
+
+def hoist_constants(gm: GraphModule) -> Prologue | None:
+    """Take out what kernels read of constants alone. Adds graph inputs, the last ones; None if there is nothing."""
+    wanted: dict[Node, None] = {}
+    for node in gm.graph.nodes:
+        if node.op == "call_function" and (node.target in PLAIN or node.target in EMIT):
+            wanted.update(dict.fromkeys(n for n in node.all_input_nodes if n.op == "call_function" and is_constant(n)))
+    if not wanted:
+        return None
+    graph, copies, sources = Graph(), dict[Node, Node](), list[str | Tensor]()
+
+    def copy(node: Node) -> Node:
+        if node not in copies:
+            if node.op in ("placeholder", "get_attr"):
+                live = node.name if node.op == "placeholder" else attribute(gm, str(node.target))
+                copies[node] = graph.placeholder(f"source_{len(sources)}")
+                sources.append(live)
+            else:
+                arguments = [copy(argument) for argument in node.all_input_nodes]
+                assert all(isinstance(argument, Node) for argument in arguments)
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        return copies[node]
+
+    graph.output(tuple([copy(node) for node in wanted]))
+    names = []
+    for number, node in enumerate(wanted):
+        like = value(node)
+        new = add_placeholder(gm, f"abc_folded_{number}", torch.empty(like.shape, dtype=like.dtype, device=like.device))
+        new.meta[CONSTANT] = True
+        node.replace_all_uses_with(new)
+        names.append(new.name)
+    gm.graph.eliminate_dead_code(is_impure_node=lambda node: node.op == "placeholder" or not is_constant(node))
+    gm.graph.lint()
+    gm.recompile()
+    return Prologue(GraphModule(gm, graph), tuple(sources), tuple(names))

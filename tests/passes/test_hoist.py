@@ -1,0 +1,51 @@
+"""What kernels read of constants alone becomes graph inputs, computed from the live tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from abcfx.passes.hoist import hoist_constants
+from graphs import Net, dynamo, run, targets, weight_tensors
+from test_fuse import NORM, inputs_of, norm
+from test_rewrite_abc import rewritten
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def prepared() -> tuple[Any, Any, list[Tensor], Any]:
+    net = Net(lambda m, x: F.relu(norm(m, F.conv2d(x, m.w, padding=1))), w=(24, 20, 3, 3), **NORM).requires_grad_(False)
+    net.var.abs_()
+    captured = dynamo(net, torch.randn(2, 20, 9, 9))
+    pipeline = captured.pipeline()
+    added = rewritten(pipeline)
+    lowered = pipeline.lower()
+    tensors = [*captured.inputs, *added, *weight_tensors(captured, lowered)]
+    return net, pipeline, tensors, pipeline.fuse()
+
+
+def test_folded_scales_leave_the_graph() -> None:
+    _, pipeline, _, prologue = prepared()
+    assert len(prologue.names) == 3, "α, tap sums and bias"
+    assert [node.name for node in pipeline.gm.graph.find_nodes(op="placeholder")][-3:] == list(prologue.names)
+    assert not [op for op in targets(pipeline.gm) if "mul" in op or "rsqrt" in op]
+    assert hoist_constants(pipeline.gm) is None, "nothing is left"
+
+
+def test_the_prologue_follows_the_live_tensors() -> None:
+    net, pipeline, tensors, prologue = prepared()
+    first = run(pipeline.gm, tensors, *inputs_of(None, pipeline, prologue, tensors))
+    net.mean.add_(3.0)
+    second = run(pipeline.gm, tensors, *inputs_of(None, pipeline, prologue, tensors))
+    assert not torch.allclose(first, second)
+
+
+def test_without_kernels_there_is_nothing_to_hoist() -> None:
+    captured = dynamo(Net(lambda m, x: x * (m.a + m.b), a=(3,), b=(3,)).requires_grad_(False), torch.randn(3))
+    pipeline = captured.pipeline()
+    before = targets(pipeline.gm)
+    assert pipeline.fuse() is None
+    assert targets(pipeline.gm) == before
