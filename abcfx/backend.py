@@ -70,6 +70,7 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
             _lower(pipeline, runner)
             if wanted.fuse:
                 _fuse(pipeline, runner)
+    pipeline.report()
     return pipeline, runner
 
 

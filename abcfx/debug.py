@@ -44,7 +44,7 @@ class Settings:
     @classmethod
     def now(cls) -> Settings:
         level = os.environ.get("ABCFX_DEBUG", "") or "0"
-        if not level.isdigit():
+        if not level.isdigit() or int(level) > 5:
             raise ValueError(f"ABCFX_DEBUG must be a number from 0 to 5, got {level!r}")
         return cls(
             debug=int(level),

@@ -21,6 +21,7 @@ from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
+from abcfx.debug import SKIPPED, skips
 from abcfx.graph import (
     CONSTANT,
     SITE,
@@ -272,8 +273,8 @@ def decide_forms(gm: GraphModule) -> Lowered:
     for node in list(gm.graph.nodes):
         layer = view(node)
         if isinstance(layer, (AbcLinearView, AbcConvView)):
-            node.meta[FORM] = form = _decide(gm, node, layer, lowered.inputs, shared)
             name = node.meta.setdefault(SITE, weight_name(layer.weight, node))
+            node.meta[FORM] = form = _decide(gm, node, layer, lowered.inputs, shared)
             if form.choice is not None:
                 lowered.choices[name] = form.choice
             if form.reason is None:
@@ -296,6 +297,8 @@ def _decide(
         return Form("its weight is computed in the graph, so it cannot be packed once", shape, recipe)
     tensor: Tensor = value(layer.input)
     choice = choose(workload_of(layer), plan, tensor.device)
+    if skips(node.meta[SITE]):
+        choice = Choice("dense", SKIPPED)
     reason = choice.reason if choice.form == "dense" else None
     recipe = recipe if reason else recipe._replace(method=choice.form)
     dtype = None if reason is None else compute_dtype(tensor.dtype)

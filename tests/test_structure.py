@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "graph": {"plan"},
     "config": {"plan"},
     "passes": {"graph", "plan", "config", "ops", "quant", "debug"},
-    "pipeline": {"passes", "graph", "plan", "debug"},
+    "pipeline": {"passes", "graph", "plan", "ops", "debug"},
     "layers": {"passes", "graph", "ops", "quant", "plan"},
 }
 

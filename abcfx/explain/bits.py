@@ -46,7 +46,7 @@ def planes_of(node: Node) -> int:
     if is_kernel(node):
         names = [argument.name for argument in node.target._schema.arguments]
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
-        for name in ("planes", "bases", "activation_bases"):
+        for name in ("next_planes", "planes", "bases", "activation_bases"):
             if isinstance(given.get(name), int):
                 return given[name]
     return next((planes_of(n) for n in node.all_input_nodes if n.op == "call_function"), 1)

@@ -82,26 +82,26 @@ def edges(element: ElementTree.Element, section: str, kind: str) -> list[Element
     return found.findall(f".//{SVG}path[@class='edge {kind}']")
 
 
-def test_the_edges_from_pack_to_product_are_marked(explanation: Explanation) -> None:
+def test_edges_that_carry_bits_are_marked(explanation: Explanation) -> None:
     root = parsed(explanation)
     assert not edges(root, "before", "bits")
     bits = edges(root, "after", "bits")
     (drawing,) = explanation.after
     boxes = {box.id: box for box in drawing.boxes}
     pairs = {(boxes[e.attrib["data-from"]].kind, boxes[e.attrib["data-to"]].kind) for e in bits}
-    assert pairs == {("pack", "kernel")}
+    assert pairs == {("pack", "kernel"), ("kernel", "kernel")}
     layers = Counter(boxes[e.attrib["data-to"]].layer for e in bits)
     assert layers == {"body": 1, "down": 1, "narrow": 1, "shared": 2}
     labels = [t.text for t in root.iter(f"{SVG}text") if t.attrib.get("class") == "planes"]
     assert labels == ["3 bit planes"] * 5
-    assert explanation.bit_edges == explanation.packs == 5
+    assert (explanation.bit_edges, explanation.packs) == (5, 2)
 
 
 def test_boxes_tell_what_they_are(explanation: Explanation) -> None:
     (before,), (after,) = explanation.before, explanation.after
     assert Counter(box.kind for box in before.boxes)["quantized"] == 6  # shared runs twice
     kinds = Counter(box.kind for box in after.boxes)
-    assert (kinds["kernel"], kinds["pack"], kinds["dense"], kinds["layer"]) == (5, 5, 1, 2)
+    assert (kinds["kernel"], kinds["pack"], kinds["dense"], kinds["layer"]) == (5, 2, 1, 2)
     assert [box.layer for box in after.boxes if box.kind == "dense"] == ["hidden"]
     assert [box.layer for box in after.boxes if box.kind == "layer"] == ["stem", "head"]
     assert [box.kind for box in after.boxes].count("input") == 1
