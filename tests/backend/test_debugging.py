@@ -1,4 +1,4 @@
-"""The debug aids: what each level of ABCFX_DEBUG says, dumps, ABCFX_SKIP, ABCFX_STOP_AFTER, and checks between stages."""
+"""The debug aids: what each level of ABCFX_DEBUG says, ABCFX_SKIP, ABCFX_STOP_AFTER, and checks between stages."""
 
 from __future__ import annotations
 
