@@ -20,11 +20,14 @@ from abcfx.ops.weight_cache import invalidate  # noqa: E402
 from abcfx.packed import load_packed, save_packed  # noqa: E402
 from abcfx.passes import adjoint  # noqa: E402, F401  importing makes the abc ops differentiable
 from abcfx.plan import LayerPlan, Plan  # noqa: E402
+from abcfx.planner import BudgetPlan, InfeasibleBudget, plan  # noqa: E402  abcfx.plan the function, as abcfx.summary
 from abcfx.summary import summary  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "BudgetPlan",
     "Config",
+    "InfeasibleBudget",
     "LayerPlan",
     "NotCalibratedError",
     "Plan",
@@ -34,6 +37,7 @@ __all__ = [
     "explain",
     "invalidate",
     "load_packed",
+    "plan",
     "plan_of",
     "quantize_",
     "quantize_model",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,8 +16,11 @@ from abcfx.layers import QUANTIZED
 from abcfx.layers.functional_module import build_functional
 from abcfx.passes.functional import TracedFunctional, trace_functional
 from abcfx.passes.plan_layers import plan_layers
-from abcfx.plan import PRODUCTS, LayerSite, Plan
+from abcfx.plan import PRODUCTS, LayerPlan, LayerSite, Plan
 from abcfx.sites import float_class, functional_owners, module_sites
+
+if TYPE_CHECKING:
+    from abcfx.planner import BudgetPlan
 
 FilterFn = Callable[[nn.Module, str], bool]
 
@@ -38,6 +42,9 @@ def quantize_model(
     grad_bases: int = 0,
     binary: Iterable[str] = PRODUCTS,
     ste: str = "identity",
+    plan: Plan | BudgetPlan | None = None,
+    budget: Mapping[str, float] | None = None,
+    loader: Iterable[Any] | None = None,
 ) -> nn.Module:
     """A quantized copy of `model`: W ≈ Σ_p α_p B_p with M bases, A ≈ Σ_q β_q A_q with N; the original is untouched.
 
@@ -49,13 +56,28 @@ def quantize_model(
     grad_bases: K > 0 rounds gradients to K bit planes, stochastically and without bias, and runs the backward products
         on bits; `binary` says which of "output", "grad_input", "grad_weight" are to run on bits, and `ste` which
         straight-through rule the weights follow, "identity" or "abc" (docs/adjoints.md).
+    plan: what each layer gets, from `plan_of`, `abcfx.plan` or a file of either; every other layer stays float. M, N
+        and the rules by name do not count then.
+    budget: let the planner choose M, N or float for each layer, e.g. {"speedup": 2.0}; `loader` gives its calibration
+        batches, and the result is calibrated on them. `abcfx.plan` takes more settings (docs/planner.md).
 
     Raises ValueError for M or N outside 1..8, for rules that match nothing, for NaN or infinite weights (naming the
-    layer) and for a model without any layer that can be quantized; TypeError for something that is not an nn.Module.
+    layer), for a plan of layers that are not there, for a budget that cannot be kept (naming the nearest) and for a
+    model without any layer that can be quantized; TypeError for something that is not an nn.Module.
     Source: Lin, Zhao, Pan 2017, "Towards Accurate Binary Convolutional Neural Network".
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"quantize_model takes an nn.Module, got {type(model).__name__}")
+    if budget is not None:
+        if loader is None or not (plan is config is filter_fn is None) or overrides:
+            raise ValueError(
+                "budget needs loader=batches to calibrate on, and takes no plan, config, overrides or filter_fn; "
+                "abcfx.plan(model, loader, budget, candidates=..., fixed=...) has settings for each layer"
+            )
+        layer = LayerPlan(basis=basis, levels=levels, per_channel=per_channel)
+        training = {"grad_bases": grad_bases, "binary": binary, "ste": ste}
+        rules = {"include": include, "exclude": exclude, "first_last_float": first_last_float}
+        return _within(model, budget, list(loader), layer, training, rules)
     if config is None:
         config = Config(
             M,
@@ -72,7 +94,7 @@ def quantize_model(
             ste,  # type: ignore[arg-type]
         )
     with torch.inference_mode(False):  # a copy made of inference tensors could neither be trained nor watched for edits
-        return _quantize(copy.deepcopy(model), config, filter_fn)
+        return _quantize(copy.deepcopy(model), config, filter_fn, getattr(plan, "plan", plan))
 
 
 def quantize_(model: nn.Module, config: Config | None = None, filter_fn: FilterFn | None = None) -> None:
@@ -93,12 +115,32 @@ def plan_of(model: nn.Module) -> Plan:
     return plan
 
 
-def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> nn.Module:
+def _within(
+    model: nn.Module, budget: Mapping[str, float], batches: list[Any], layer: LayerPlan, training: Mapping[str, Any],
+    rules: Mapping[str, Any],
+) -> nn.Module:  # fmt: skip
+    """A model planned for the budget, with counts from 1 to 5 of the kinds of `layer`, and calibrated."""
+    from abcfx.calibrate import calibrate
+    from abcfx.planner.planning import grid, plan  # it calls quantize_model
+
+    planned = plan(model, batches, budget, candidates=grid(layer), **rules).plan
+    layers = {name: replace(chosen, **training) for name, chosen in planned.layers.items()}
+    made = quantize_model(model, plan=Plan(layers, planned.reasons))
+    return calibrate(made, batches) if layers else made
+
+
+def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None, plan: Plan | None = None) -> nn.Module:
     layers = {site.name: (site, module) for site, module in module_sites(model)}
     traced = {name: trace_functional(module, name) for name, module in functional_owners(model)}
     sites, modules = _in_order_of_registration(model, layers, traced)
-    config.check_globs(site.name for site in sites)
-    plan = plan_layers(sites, config, lambda name: filter_fn is None or filter_fn(modules[name], name))
+    if plan is None:
+        config.check_globs(site.name for site in sites)
+        plan = plan_layers(sites, config, lambda name: filter_fn is None or filter_fn(modules[name], name))
+    elif plan.layers:
+        plan = _checked(plan, sites)
+    else:
+        model._abcfx_plan = plan  # all float is a plan, too
+        return model
     if not plan.layers:
         reasons = "; ".join(f"{name or '(root)'}: {reason}" for name, reason in plan.reasons.items())
         raise ValueError(f"no layer can be quantized ({reasons or 'the model has no convolution or linear layer'})")
@@ -118,6 +160,18 @@ def _quantize(model: nn.Module, config: Config, filter_fn: FilterFn | None) -> n
     _leave_fast_paths(model)
     model._abcfx_plan = plan
     return model
+
+
+def _checked(plan: Plan, sites: list[LayerSite]) -> Plan:
+    """The plan, if this model has its layers; ValueError naming one that is missing or cannot be quantized."""
+    found = {site.name: site for site in sites}
+    for name in plan.layers:
+        if name not in found:
+            raise ValueError(f"the plan has a layer '{name}' that the model has not; it was made for another model")
+        if found[name].reason is not None:
+            raise ValueError(f"the plan quantizes '{name}', which cannot be: {found[name].reason}")
+    others = {site.name: site.reason or "not in the plan" for site in sites if site.name not in plan.layers}
+    return Plan(plan.layers, {name: plan.reasons.get(name, reason) for name, reason in others.items()})
 
 
 def _in_order_of_registration(

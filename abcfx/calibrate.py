@@ -97,7 +97,7 @@ def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module
             layer.observer = None
     _fit(sampled)
     if correct:
-        with _evaluating(root), torch.no_grad():
+        with evaluating(root), torch.no_grad():
             correct_outputs(
                 [layer for layer in layers if layer.calibrated],
                 [lambda args=args, kwargs=kwargs: root(*args, **kwargs) for args, kwargs in replays],
@@ -105,7 +105,8 @@ def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; then the mode of each module is as it was."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -146,7 +147,7 @@ def calibrate(
     Raises ValueError without batches or quantized layers, and for NaN or infinite activations (naming the layer).
     """
     root = _unwrap(model)
-    with _evaluating(root), torch.no_grad(), calibration(root, correct=correct):
+    with evaluating(root), torch.no_grad(), calibration(root, correct=correct):
         for batch in _bounded(batches, max_batches, progress):
             forward(root, batch) if forward else run_batch(root, batch)
     return model

@@ -262,7 +262,7 @@ def _quantized_row(
     weight = seen.weight if seen is not None else getattr(layer, "weight", None)
     runs, notes, predicted = "unknown", ["run it on an input to know"], {}
     if weight is not None:  # a functional layer shows its weight with its first input
-        choice = choose(work_of(layer, weight, None if seen is None else seen.input), plan, weight.device)
+        choice = choose(workload_of(layer, weight, None if seen is None else seen.input), plan, weight.device)
         runs, predicted = choice.form, choice.ms
         notes = [choice.reason] if runs == "dense" else []
     owner = weight._base if weight is not None and weight._is_view() else weight
@@ -295,8 +295,8 @@ def _quantized_row(
     )
 
 
-def work_of(layer: nn.Module, weight: Tensor, input: Tensor | None) -> Workload:
-    """The work of a layer, quantized or float, on this input (None: not known)."""
+def workload_of(layer: nn.Module, weight: Tensor, input: Tensor | None) -> Workload:
+    """The work of a convolution or linear layer, quantized or not, on this input, in a compiled graph."""
     dtype, shape = (weight.dtype, None) if input is None else (input.dtype, input.shape)
     geometry = _geometry(layer)
     if not geometry:

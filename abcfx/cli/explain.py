@@ -26,6 +26,7 @@ EXAMPLE = "python -m abcfx explain torchvision.models:resnet18 --M 2 --N 2 --htm
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     summary_command.add_arguments(parser)
     parser.add_argument("--html", metavar="FILE", type=Path, help="write one self-contained page with graphs and table")
+    parser.add_argument("--plan", metavar="PLAN.json", help="quantize as this plan of `abcfx plan --save` says")
     parser.add_argument("--no-measure", action="store_true", help="predictions only, nothing is timed")
 
 
@@ -49,8 +50,20 @@ def explained(model: nn.Module, arguments: argparse.Namespace) -> Explanation:
     shapes = summary_command.input_shapes(arguments)
     inputs: list[Any] = [example_input(text) for text in shapes]
     with summary_command.model_errors(arguments.model, shapes):
-        model = summary_command.quantized(model, arguments)
+        planned = _plan(arguments.plan)
+        if planned is None:
+            model = summary_command.quantized(model, arguments)
+        else:
+            with usage_errors(f"--plan {arguments.plan}: "):
+                model = abcfx.quantize_model(model, plan=planned)
         if any(isinstance(m, ABCLayer) and not m.calibrated for m in model.modules()):
             batch = inputs[0] if len(inputs) == 1 else tuple(inputs)
             abcfx.calibrate(model, [batch], progress=False)
-        return abcfx.explain(model, *inputs, measure=not arguments.no_measure)
+        return abcfx.explain(model, *inputs, measure=not arguments.no_measure, plan=planned)
+
+
+def _plan(path: str | None) -> abcfx.BudgetPlan | None:
+    if path is None:
+        return None
+    with usage_errors(f"--plan {path}: "):
+        return abcfx.BudgetPlan.load(path)

@@ -23,7 +23,7 @@ from abcfx.bench.workloads import TOLERANCE
 from abcfx.explain.sqnr import Calls, Power, evaluating, first_tensor, layers_of, noise_alone, recording, run_in_float
 from abcfx.layers import ABCLayer
 from abcfx.ops.choose import choose, forcing
-from abcfx.summary import work_of
+from abcfx.summary import workload_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -131,7 +131,7 @@ def _compared(name: str, layer: ABCLayer, want: Calls, exact: Calls, in_bits: Ca
         packed_run.add(reference, bits)
     first, weight = want.inputs[0], getattr(layer, "weight", None)
     weight = first[1] if weight is None else weight
-    form = choose(work_of(layer, weight, first[0]), layer.plan, weight.device).form
+    form = choose(workload_of(layer, weight, first[0]), layer.plan, weight.device).form
     rounding = torch.finfo(want.outputs[0].dtype).eps if want.outputs[0].dtype.itemsize < 4 else 0.0
     worst = math.nan if math.isnan(error.noise) else error.error
     return LayerComparison(name, form, worst, max(TOLERANCE, rounding), alone.db, running.db, packed_run.db)

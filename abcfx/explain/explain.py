@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +15,31 @@ from abcfx.explain import advice
 from abcfx.explain.bits import BitGraph, planes_of
 from abcfx.explain.capture import Captured, capture
 from abcfx.explain.clock import LayerTime, time_layers
-from abcfx.explain.report import KERNELS, Explanation, LayerExplanation, ParetoPoint
+from abcfx.explain.report import KERNELS, Explanation, LayerExplanation
 from abcfx.explain.sqnr import Power, first_tensor, layers_of, noise_alone, noise_running, run_in_float
 from abcfx.layers import ABCLayer
 from abcfx.layers.functional import ABCFunctional
 from abcfx.ops.choose import choose, float_and_forms_ms, tuning
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
-from abcfx.summary import LayerSummary, summary, work_of
+from abcfx.summary import LayerSummary, summary, workload_of
+
+if TYPE_CHECKING:
+    from abcfx.planner import BudgetPlan
 
 
 def explain(
     model: nn.Module,
     *inputs: Any,
     measure: bool = True,
-    pareto: Iterable[ParetoPoint] = (),
+    plan: BudgetPlan | None = None,
     **named_inputs: Any,
 ) -> Explanation:
     """Run the model on the inputs, in float and quantized, and say of each layer what became of it and what it costs.
 
     model     of `quantize_model`, calibrated; or a float model, whose layers are then all "float"
     measure   time each layer too (a fraction of a second a layer); without it, predictions only
-    pareto    plans to draw in the picture of the page
+    plan      the plan of `abcfx.plan` that the model follows, for the picture of time against loss on the page
 
     The model is run in eval mode and left as it was. Raises TypeError if `model` is not a module or no input is given,
     NotCalibratedError naming the layer if one is not calibrated; an error of the model on these inputs goes through.
@@ -72,8 +77,21 @@ def explain(
         about.model, about.inputs, tuple(layers), output.db,
         tuple(draw(graph.before) for graph in graphs),
         tuple(draw(graph.after, graph.lowered) for graph in graphs),
-        (problem,) if problem else (), machine.line(machine.describe()), measure, tuple(pareto),
+        (problem,) if problem else (), machine.line(machine.describe()), measure, _picture(plan) if plan is not None else "",
     )  # fmt: skip
+
+
+def _picture(planned: BudgetPlan) -> str:
+    """The picture of abcfx/planner/picture.py as an `<svg>` element whose text stays text."""
+    import matplotlib as mpl  # takes its time
+
+    from abcfx.planner.picture import draw as draw_plans
+
+    with TemporaryDirectory() as folder, mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "abcfx"}):
+        path = Path(folder) / "plans.svg"
+        draw_plans(planned, path)
+        text = path.read_text(encoding="utf-8")
+    return text[text.index("<svg") :]
 
 
 def _work(module: nn.Module | None, calls: Any) -> tuple[Workload | None, LayerPlan]:
@@ -83,7 +101,7 @@ def _work(module: nn.Module | None, calls: Any) -> tuple[Workload | None, LayerP
     inputs = calls.inputs[0]
     weight = inputs[1] if isinstance(module, ABCFunctional) else getattr(module, "weight", None)
     known = isinstance(weight, Tensor) and weight.dim() >= 2 and isinstance(inputs[0], Tensor)
-    return (work_of(module, weight, inputs[0]) if known else None), plan
+    return (workload_of(module, weight, inputs[0]) if known else None), plan
 
 
 def _edges(graphs: Iterable[Captured]) -> dict[str, tuple[int | None, int | None]]:

@@ -7,7 +7,6 @@ from html import escape
 from importlib.resources import files
 
 from abcfx.cli.units import shape
-from abcfx.explain.pareto import pareto_svg
 from abcfx.explain.report import Explanation, LayerExplanation
 from abcfx.explain.svg import svg
 
@@ -120,9 +119,7 @@ def _row(layer: LayerExplanation) -> str:
 
 
 def _pareto(e: Explanation) -> list[str]:
-    if not e.pareto:
-        return []
-    return ["<h2>What time buys</h2>", f'<div class="pareto">{pareto_svg(e.pareto, e.pareto_loss)}</div>']
+    return ["<h2>What time buys</h2>", f'<div class="pareto">{e.picture}</div>'] if e.picture else []
 
 
 def _legend() -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,20 +68,11 @@ class LayerExplanation:
 
 
 @dataclass(frozen=True)
-class ParetoPoint:
-    """A plan in the picture of the trade: milliseconds, and what is lost (error, or points of accuracy)."""
-
-    label: str
-    ms: float
-    loss: float
-    chosen: bool = False
-
-
-@dataclass(frozen=True)
 class Explanation:
     """layers in order of registration; `output_db`: SQNR of the model's output; `before` and `after`: its graphs.
 
-    notes   what could not be found out, and why        packs   pack ops and edges that carry bits, in `after`
+    notes   what could not be found out, and why        picture   SVG of loss against time of other plans, or empty
+    packs   pack ops and edges that carry bits, in `after`
     """
 
     model: str
@@ -93,8 +84,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     machine: str = ""
     measured: bool = False
-    pareto: tuple[ParetoPoint, ...] = field(default=(), compare=False)
-    pareto_loss: str = "estimated rise of the loss"
+    picture: str = ""
 
     def total(self, name: str) -> float | None:
         """Sum of a time over the layers that have it; None if none has."""
@@ -160,12 +150,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def pareto_front(points: Iterable[ParetoPoint]) -> list[ParetoPoint]:
-    """Points that no other beats in both time and loss, fastest first."""
-    front: list[ParetoPoint] = []
-    for point in sorted(points, key=lambda p: (p.ms, p.loss)):
-        if not front or point.loss < front[-1].loss:
-            front.append(point)
-    return front

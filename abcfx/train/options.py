@@ -15,6 +15,7 @@ from rich.console import Console
 from abcfx.config import Config
 from abcfx.data import Dataset
 from abcfx.plan import BASES, LEVELS, RULES
+from abcfx.planner import BudgetPlan
 from abcfx.train.distributed import Ranks
 from abcfx.train.finetune import Run
 from abcfx.train.loop import DivergedError
@@ -30,6 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser, bases: int = 2) -> None:
     group.add_argument("-N", "--N", type=int, default=bases, help="activation bases, 1 to 8 (%(default)s)")
     group.add_argument("--basis", choices=BASES, default=BASES[0], help="of the weights (%(default)s)")
     group.add_argument("--levels", choices=LEVELS, default=LEVELS[0], help="of the activations (%(default)s)")
+    group.add_argument("--plan", type=Path, metavar="FILE", help="of abcfx.plan: M, N or float of each layer, instead")
     group.add_argument("--per-layer", action="store_true", help="one α per layer instead of per output channel")
     group.add_argument(
         "--ste", choices=RULES, default=RULES[0], help="straight-through rule; abc is the paper's own (%(default)s)"
@@ -78,6 +80,8 @@ def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def make_config(args: argparse.Namespace) -> Config:
+    if args.plan is not None:
+        return BudgetPlan.load(args.plan).config(grad_bases=args.grad_bases, ste=args.ste)
     return Config(args.M, args.N, args.basis, args.levels, not args.per_layer, grad_bases=args.grad_bases, ste=args.ste)
 
 

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import abcfx
-from abcfx.explain import Explanation, ParetoPoint
+from abcfx.explain import Explanation
 from abcfx.explain.drawing import Box, Drawing, Line
 from abcfx.explain.layout import lay_out
-from abcfx.explain.report import pareto_front
 from abcfx.ops import library
 
 pytestmark = pytest.mark.skipif(not library.loaded(), reason=f"{library.problem()}")
@@ -28,14 +27,17 @@ def parsed(explanation: Explanation) -> ElementTree.Element:
     return ElementTree.fromstring(explanation.to_html())
 
 
-def test_it_is_well_formed_and_loads_nothing(explanation: Explanation) -> None:
-    points = (ParetoPoint("a<b", 1.0, 0.5), ParetoPoint("2×2", 2.0, 0.1, chosen=True))
-    explanation = dataclasses.replace(explanation, pareto=points, notes=("a & b <c>",))
-    root = parsed(explanation)
+def assert_loads_nothing(root: ElementTree.Element) -> None:
     for element in root.iter():
         for name, value in element.attrib.items():
             if name.rpartition("}")[2] in ("href", "src", "data", "action"):
                 assert value.startswith("#"), (element.tag, value)
+
+
+def test_it_is_well_formed_and_loads_nothing(explanation: Explanation) -> None:
+    explanation = dataclasses.replace(explanation, notes=("a & b <c>",))
+    root = parsed(explanation)
+    assert_loads_nothing(root)
     text = explanation.to_html()
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|<link|<img|<iframe", text)
     assert "a &amp; b &lt;c&gt;" in text
@@ -126,17 +128,16 @@ def test_layout_of_a_chain_with_skips_keeps_the_chain_straight() -> None:
     assert layout.columns == 3
 
 
-def test_the_pareto_front() -> None:
-    points = [ParetoPoint(str(i), ms, loss) for i, (ms, loss) in enumerate([(1, 5), (2, 5), (3, 1), (2, 3), (4, 1)])]
-    assert [p.label for p in pareto_front(points)] == ["0", "3", "2"]
-
-
-def test_the_pareto_picture_is_there_only_with_points(explanation: Explanation) -> None:
+def test_the_picture_of_a_plan(net: nn.Module, images: Tensor, explanation: Explanation) -> None:
     assert "What time buys" not in explanation.to_html()
-    drawn = dataclasses.replace(explanation, pareto=(ParetoPoint("plan A", 1.0, 0.5), ParetoPoint("plan B", 2.0, 0.1)))
-    figure = parsed(drawn).find(f".//{XHTML}div[@class='pareto']/{SVG}svg")
+    planned = abcfx.plan(net, [images], {"bits": 2.5}, samples=2)
+    model = abcfx.calibrate(abcfx.quantize_model(net, plan=planned), [images], progress=False)
+    drawn = abcfx.explain(model, images, measure=False, plan=planned)
+    root = parsed(drawn)
+    figure = root.find(f".//{XHTML}div[@class='pareto']/{SVG}svg")
     texts = {"".join(t.itertext()).strip() for t in figure.iter(f"{SVG}text")}
-    assert {"plan A", "plan B", "estimated rise of the loss"} <= texts
+    assert {"2x2", "best plans", f"chosen for {planned.budget}"} <= texts
+    assert_loads_nothing(root)
 
 
 def test_names_are_escaped() -> None:
