@@ -77,7 +77,8 @@ def explain(
         about.model, about.inputs, tuple(layers), output.db,
         tuple(draw(graph.before) for graph in graphs),
         tuple(draw(graph.after, graph.lowered) for graph in graphs),
-        (problem,) if problem else (), machine.line(machine.describe()), measure, _picture(plan) if plan is not None else "",
+        (problem,) if problem else (),
+        machine.line(machine.describe()), measure, "" if plan is None else _picture(plan),
     )  # fmt: skip
 
 
