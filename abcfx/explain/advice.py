@@ -21,6 +21,7 @@ LINES = (
     ("remove_parametrizations", "torch.nn.utils.parametrize.remove_parametrizations(model.{name}, 'weight')"),
     ("remove the hook first", "torch.nn.utils.remove_weight_norm(model.{name})"),
     ("the model is not quantized", "abcfx.quantize_model(model, M={M}, N={N})"),
+    ("times as fast as in float when it ran", "{call}"),
     ("min_speedup=", "torch.compile(model, backend='abc', options={{'M': {M}, 'N': {N}, 'min_speedup': 0}})"),
     ("float64 input", "model.float()"),
     ("compiled kernels are not loaded", "python -m abcfx doctor"),

@@ -64,8 +64,9 @@ def explain(
         known = {row.name: work for row, work, _ in rows if work is not None}
         times = time_layers(model, seen, graphs, known, {row.name for row, *_ in rows if row.runs == "dense"})
     edges = _edges(graphs)
+    device = next((value.device for value in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     layers = [
-        _Row(row, work, plan, times.get(row.name, LayerTime()), edges.get(row.name)).explained(
+        _Row(row, work, plan, times.get(row.name, LayerTime()), edges.get(row.name), device).explained(
             alone.get(row.name), running.get(row.name)
         )
         for row, work, plan in rows
@@ -122,10 +123,16 @@ class _Row:
     """One layer, on its way from what the summary says to an explanation."""
 
     def __init__(
-        self, row: LayerSummary, work: Workload | None, plan: LayerPlan, time: LayerTime, edges: tuple | None
+        self,
+        row: LayerSummary,
+        work: Workload | None,
+        plan: LayerPlan,
+        time: LayerTime,
+        edges: tuple | None,
+        device: torch.device,
     ) -> None:
         self.row, self.work, self.plan, self.time = row, work, plan, time
-        self.edges = edges or (None, None)
+        self.edges, self.device = edges or (None, None), device
 
     def explained(self, alone: Power | None, running: Power | None) -> LayerExplanation:
         row, time = self.row, self.time
@@ -153,7 +160,7 @@ class _Row:
         if self.work is None:
             return {}
         with tuning(False):
-            return float_and_forms_ms(self.work, self.plan, torch.device("cpu"))[0]
+            return float_and_forms_ms(self.work, self.plan, self.device)[0]
 
     def _bits(self) -> tuple[int | None, int | None]:
         if self.work is None:
@@ -162,7 +169,7 @@ class _Row:
         return self.edges[0] or width, self.edges[1] or width
 
     def _why(self) -> tuple[str, str | None]:
-        row, device = self.row, torch.device("cpu")
+        row, device = self.row, self.device
         M, N = self.plan.weight_bases, self.plan.activation_bases
         note = row.note or ""
         if row.runs == "float":

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abcfx.plan import Plan
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -103,6 +105,21 @@ class Explanation:
     def slower_than_float(self) -> tuple[str, ...]:
         """Layers that are quantized and slower than in float: the never-slower mode keeps these in float."""
         return tuple(x.name for x in self.layers if x.runs != "float" and x.speedup is not None and x.speedup < 1)
+
+    def faster_plan(self, plan: Plan, min_speedup: float = 1.0) -> Plan:
+        """`plan`, of the explained model, without the layers that are not min_speedup times as fast as in float.
+
+        By measured times if there are any, else by predicted ones. `quantize_model(model, plan=...)` takes the result.
+        """
+        how, layers, reasons = "measured" if self.measured else "predicted", dict(plan.layers), dict(plan.reasons)
+        for row in self.layers:
+            if row.name in layers and row.speedup is not None and row.speedup < min_speedup:
+                del layers[row.name]
+                reasons[row.name] = (
+                    f"{how} {row.speedup:.2f} times as fast as in float when it ran as {row.runs}; "
+                    f"min_speedup={min_speedup:g} is asked"
+                )
+        return Plan(layers, reasons)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the graphs, totals included, in types that JSON has (an infinite SQNR is the text "inf")."""

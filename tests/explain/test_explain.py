@@ -230,6 +230,28 @@ def test_json_and_the_command(tmp_path, capsys: pytest.CaptureFixture) -> None:
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_faster_plan_drops_the_layers_that_are_slower(explanation: Explanation, quantized: nn.Module) -> None:
+    plan = abcfx.plan_of(quantized)
+    slow = set(explanation.slower_than_float)
+    assert 0 < len(slow) < len(plan.layers)
+    faster = explanation.faster_plan(plan)
+    assert faster.layers.keys() == plan.layers.keys() - slow
+    for name in slow:
+        assert faster.reasons[name].startswith(f"predicted {rows(explanation)[name].speedup:.2f} times as fast")
+    assert not explanation.faster_plan(plan, 1e9).layers
+    assert explanation.faster_plan(plan, 0) == plan
+
+
+def test_min_speedup_of_the_command(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ABCFX_FORM")
+    assert main(["explain", "demo", "--no-measure", "--json", "--min-speedup", "1", "--M", "8", "--N", "8"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["slower_than_float"] == []
+    kept = [layer for layer in document["layers"] if "min_speedup=1 is asked" in layer["reason"]]
+    assert kept
+    assert {layer["runs"] for layer in kept} == {"float"}
+
+
 def test_the_command_refuses_what_it_cannot_use(capsys: pytest.CaptureFixture, tmp_path) -> None:
     assert main(["explain", "demo", "--input", "1,7,28,28", "--no-measure"]) == 2
     assert "give its input with --input" in capsys.readouterr().err
