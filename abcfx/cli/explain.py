@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def explained(model: nn.Module, arguments: argparse.Namespace) -> Explanation:
-    """Of a model that is quantized and calibrated on the example input, as the options say; or of one that is already."""
+    """Of a model quantized as the options say and calibrated on the example input; or of one that is already."""
     shapes = summary_command.input_shapes(arguments)
     inputs: list[Any] = [example_input(text) for text in shapes]
     planned, how = _plan(arguments.plan), {"measure": not arguments.no_measure}

@@ -66,7 +66,7 @@ class ExplainTable:
             ("predicted\nms", number(e.total("predicted_ms")), "right"),
             ("measured\nms", number(e.total("measured_ms")), "right"),
             ("float\nms", number(e.total("float_ms")), "right"),
-            ("float/\nours", _over(e.total("float_ms"), e.total("measured_ms")), "right"),
+            ("float/\nours", number(e.speedup), "right"),
             *([("pack/product/rest\nms", _split(*(e.total(f"{part}_ms") for part in PARTS)), "right")] if wide else []),
             ("alone\ndB", "", "right"),
             ("running\ndB", number(e.output_db), "right"),
@@ -126,10 +126,6 @@ def comparison_table(comparison: Comparison) -> RenderableType:
 
 
 PARTS = ("pack", "product", "rest")
-
-
-def _over(rival: float | None, ours: float | None) -> str:
-    return number(rival / ours if rival and ours else None)
 
 
 def _split(*parts: float | None) -> str:

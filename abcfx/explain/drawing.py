@@ -123,7 +123,8 @@ def _box(members: list[Node], bits: BitGraph, number: int) -> Box:
     node, last = members[0], members[-1]
     layer = next((str(n.meta[SITE]) for n in members if SITE in n.meta), "") or bits.layer_of_product(node) or ""
     made = value(last)
-    tensor = made if isinstance(made, Tensor) else next((t for t in made or () if isinstance(t, Tensor)), None)
+    several = [made] if isinstance(made, Tensor) else [t for t in made or () if isinstance(t, Tensor)]
+    tensor = next((t for t in several if t.numel()), None)  # a kernel whose floats nobody wants gives an empty one
     shape = "" if tensor is None else f"{str(tensor.dtype).split('.')[-1]} {'×'.join(map(str, tensor.shape))}"
     kind, label = _kind(node, bits, len(members) > 1), node.name if node.op == "placeholder" else _name(node)
     if kind in ("layer", "quantized") and not layer:

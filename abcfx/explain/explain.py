@@ -58,7 +58,8 @@ def explain(
         about = summary(model, *inputs, **named_inputs)
     graphs, problem = capture(model, inputs, named_inputs)
     modules = layers_of(model)
-    rows = [(row, *_work(modules.get(row.name), seen.get(row.name))) for row in about.layers]
+    usual = next((layer.plan for layer in modules.values() if isinstance(layer, ABCLayer)), LayerPlan())
+    rows = [(row, *_work(modules.get(row.name), seen.get(row.name), usual)) for row in about.layers]
     times: Mapping[str, LayerTime] = {}
     if measure:
         known = {row.name: work for row, work, _ in rows if work is not None}
@@ -96,8 +97,9 @@ def _picture(planned: BudgetPlan) -> str:
     return text[text.index("<svg") :]
 
 
-def _work(module: nn.Module | None, calls: Any) -> tuple[Workload | None, LayerPlan]:
-    plan = module.plan if isinstance(module, ABCLayer) else LayerPlan()
+def _work(module: nn.Module | None, calls: Any, usual: LayerPlan) -> tuple[Workload | None, LayerPlan]:
+    """The work of a layer, and its plan; for a float one the plan that it would have beside the others."""
+    plan = module.plan if isinstance(module, ABCLayer) else usual
     if module is None or calls is None:
         return None, plan
     inputs = calls.inputs[0]

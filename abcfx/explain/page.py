@@ -58,7 +58,8 @@ def page(explanation: Explanation) -> str:
 
 def _cards(e: Explanation) -> str:
     quantized = [layer for layer in e.layers if layer.runs != "float"]
-    ours, rival = e.total("measured_ms"), e.total("float_ms")
+    names = ("measured_ms", "float_ms") if e.measured else ("predicted_ms", "predicted_float_ms")
+    ours, rival = (e.total(name) for name in names)
     cards = [
         (f"{len(quantized)} of {len(e.layers)}", "layers quantized"),
         (f"{sum(layer.runs in ('xnor', 'lut') for layer in quantized)}", "of them on bits"),
@@ -66,8 +67,9 @@ def _cards(e: Explanation) -> str:
         (f"{e.packs}", "pack ops"),
         (f"{e.bit_edges}", "edges that carry bits"),
     ]
-    if ours and rival:
-        cards.append((f"{rival / ours:.2f}×", f"layers: {number(rival, ' ms')} float → {number(ours, ' ms')}"))
+    if e.speedup is not None:
+        kind = "measured" if e.measured else "predicted"
+        cards.append((f"{e.speedup:.2f}×", f"layers, {kind}: {number(rival, ' ms')} float → {number(ours, ' ms')}"))
     return '<div class="cards">' + "".join(f"<div><b>{escape(a)}</b>{escape(b)}</div>" for a, b in cards) + "</div>"
 
 

@@ -94,6 +94,14 @@ class Explanation:
         return sum(values) if values else None
 
     @property
+    def speedup(self) -> float | None:
+        """Of all layers together, measured; predicted if nothing was measured."""
+        for ours, rival in (("measured_ms", "float_ms"), ("predicted_ms", "predicted_float_ms")):
+            if (mine := self.total(ours)) and (other := self.total(rival)):
+                return other / mine
+        return None
+
+    @property
     def packs(self) -> int:
         return sum(box.kind == "pack" for drawing in self.after for box in drawing.boxes)
 

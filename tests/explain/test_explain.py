@@ -44,6 +44,7 @@ def test_every_layer_has_a_row_with_its_form(explanation: Explanation, quantized
     assert found["down"].output_shape == (2, 128, 8, 8)
     assert "8 channels per group" in found["hidden"].reason
     assert "first layer stays float" in found["stem"].reason
+    assert found["stem"].paste == "abcfx.quantize_model(model, M=2, N=3, overrides={'stem': {'M': 2, 'N': 3}})"
 
 
 def test_sqnr_alone_and_running(explanation: Explanation, quantized: nn.Module, net: nn.Module, images: Tensor) -> None:

@@ -107,6 +107,7 @@ def test_boxes_tell_what_they_are(explanation: Explanation) -> None:
     assert [box.layer for box in after.boxes if box.kind == "dense"] == ["hidden"]
     assert [box.layer for box in after.boxes if box.kind == "layer"] == ["stem", "head"]
     assert [box.kind for box in after.boxes].count("input") == 1
+    assert next(box.shape for box in after.boxes if box.kind == "kernel" and box.layer == "down").startswith("int64 ")
 
 
 def test_no_box_lies_on_another_or_under_a_line(explanation: Explanation) -> None:
@@ -135,6 +136,9 @@ def test_the_picture_of_a_plan(net: nn.Module, images: Tensor, explanation: Expl
     drawn = abcfx.explain(model, images, measure=False, plan=planned)
     root = parsed(drawn)
     figure = root.find(f".//{XHTML}div[@class='pareto']/{SVG}svg")
+    speedup = drawn.total("predicted_float_ms") / drawn.total("predicted_ms")
+    assert drawn.speedup == pytest.approx(speedup)
+    assert f"{speedup:.2f}×" in {b.text for b in root.iter(f"{XHTML}b")}
     texts = {"".join(t.itertext()).strip() for t in figure.iter(f"{SVG}text")}
     assert {"2x2", "best plans", f"chosen for {planned.budget}"} <= texts
     assert_loads_nothing(root)
