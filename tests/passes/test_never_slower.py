@@ -107,6 +107,8 @@ def test_compiled_float_models_keep_slow_layers_in_float(
     autotune: bool, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setenv("ABCFX_CACHE", str(tmp_path))
+    times = {"xnor": 0.5, "lut": 0.9, "dense": 1.0, "float": 0.8}
+    monkeypatch.setattr("abcfx.autotune.race", lambda functions: {form: times[form] for form in functions})
     model, x = Net().eval(), torch.randn(1, 256, 14, 14)
     options = {"M": 1, "N": 1, "first_last_float": False, "then": "eager", "autotune": autotune}
 
@@ -125,7 +127,8 @@ def test_compiled_float_models_keep_slow_layers_in_float(
             patch.setattr(backend.Pipeline, "rewrite", rewrite)
             return torch.compile(model, backend="abc", options=options | more)(x), kept
 
-    assert count()[1] == ["wide"]  # narrow and few have no form that beats float
+    # by the cost model, narrow has no form that beats float; by the times above it has; few has none in either case
+    assert count()[1] == (["wide", "narrow"] if autotune else ["wide"])
     assert count(min_speedup=0)[1] == ["wide", "narrow", "few"]
     with pytest.warns(UserWarning, match="quantized no layer of this graph: .*min_speedup=1000"):
         out, kept = count(min_speedup=1000)
