@@ -18,12 +18,13 @@ from torch._inductor.compile_fx import compile_fx
 
 from abcfx.debug import log
 from abcfx.graph import AbcConvView, AbcLinearView, attribute, value, view, with_bodies
-from abcfx.levels import ObservedGraph, SiteLevels, levels_of
+from abcfx.levels import ObservedGraph, SiteLevels, levels_of, was_trained
 from abcfx.ops.choose import tuning
 from abcfx.ops.weight_cache import Snapshot
 from abcfx.options import Options
 from abcfx.passes.hoist import Prologue
-from abcfx.passes.lower import WeightInput
+from abcfx.passes.lower import Lowered, WeightInput
+from abcfx.passes.never_slower import never_slower
 from abcfx.passes.plan_layers import plan_layers
 from abcfx.passes.save_bits import SaveBits
 from abcfx.pipeline import Pipeline, open_graph
@@ -41,29 +42,36 @@ def abc(
     `mode` ("max-autotune" ...) goes to inductor. Raises ValueError for bad options, naming what is accepted.
     """
     wanted = Options.parse(options)
-    pipeline = open_graph(gm, _constant_inputs(gm, example_inputs))
-    float_graph = pipeline.gm
-    runner = Runner()
-    if wanted.config is not None and not _is_quantized(float_graph):
-        _quantize_float_layers(pipeline, wanted, example_inputs, runner)
-    elif wanted.config is None and not _is_quantized(float_graph):
+    pipeline, runner = transform(gm, example_inputs, wanted)
+    if wanted.config is None and not _is_quantized(gm):
         warnings.warn(
             "backend 'abc' found no quantized layer in this graph and compiles it as it is; make them with "
             "abcfx.quantize_model, or pass options={'M': 2, 'N': 2}",
             stacklevel=2,
         )
     training = _needs_gradients(example_inputs)
-    if training:
-        pipeline.adjoint()
-    else:
-        with tuning(wanted.autotune):
-            _lower(pipeline, runner)
-        if wanted.fuse:
-            _fuse(pipeline, runner)
     # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
     new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
     runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted, mode, training)
     return runner
+
+
+def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options) -> tuple[Pipeline, Runner]:
+    """All of abcfx's own stages on a captured graph, and what fills the inputs that they added. The rest is torch's."""
+    pipeline = open_graph(gm, _constant_inputs(gm, example_inputs))
+    runner = Runner()
+    training = _needs_gradients(example_inputs)
+    with tuning(wanted.autotune):
+        if wanted.config is not None and not _is_quantized(pipeline.gm):
+            _quantize_float_layers(pipeline, wanted, example_inputs, runner)
+        if training:
+            pipeline.adjoint()
+        else:
+            _lower(pipeline, runner)
+            if wanted.fuse:
+                _fuse(pipeline, runner)
+    pipeline.report()
+    return pipeline, runner
 
 
 class Runner:
@@ -76,13 +84,18 @@ class Runner:
         self.observed: ObservedGraph | None = None
         self.calibration_batches = 0
         self.last: tuple[Snapshot, list[Tensor]] | None = None
+        self.lowered = Lowered()
         self.folded = Folded()
 
     def __call__(self, *args: Any) -> Any:
         if self.observed is not None and any(s.batches < self.calibration_batches for s in self.levels):
             self.observed.run(args)
+        return self.compiled(*self.all_inputs(args))
+
+    def all_inputs(self, args: Sequence[Any]) -> list[Any]:
+        """What the transformed graph takes where the captured one took `args`."""
         inputs = [*args, *self.level_tensors(), *self.weight_tensors(args)]
-        return self.compiled(*inputs, *self.folded.tensors(inputs))
+        return [*inputs, *self.folded.tensors(inputs)]
 
     def level_tensors(self) -> list[Tensor]:
         return [tensor for site in self.levels for tensor in (site.scale, site.shift)]
@@ -145,19 +158,25 @@ def _quantize_float_layers(pipeline: Pipeline, wanted: Options, example_inputs: 
     pipeline.canonicalize()
     sites = pipeline.match()
     plan = plan_layers([s.site for s in sites], wanted.config)
-    for name, reason in plan.reasons.items():
-        log(1, f"{name}: float, {reason}")
     live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), example_inputs, strict=True))
     uses: dict[int, int] = {}
-    found: dict[str, SiteLevels] = {}
+    keys: dict[str, tuple[Tensor, int]] = {}
     for site in sites:
         if site.site.name in plan.layers:
             base = site.weight_base(pipeline.gm)
             weight = live[base.name] if base.op == "placeholder" else attribute(pipeline.gm, str(base.target))
             use = uses[id(weight)] = uses.get(id(weight), -1) + 1
-            layer_plan = plan.layers[site.site.name]
-            found[site.site.name] = levels_of(weight, use, site.site.name, layer_plan)
-            log(1, f"{site.site.name}: quantized, {layer_plan}")
+            keys[site.site.name] = weight, use
+    training = _needs_gradients(example_inputs)
+    if not training:
+        trained = [name for name, key in keys.items() if was_trained(*key, plan.layers[name])]
+        plan = never_slower(sites, plan, wanted.min_speedup, trained)
+    for name, reason in plan.reasons.items():
+        log(1, f"{name}: float, {reason}")
+    found = {name: levels_of(*keys[name], name, layer_plan) for name, layer_plan in plan.layers.items()}
+    for name, levels in found.items():
+        levels.trained |= training
+        log(1, f"{name}: quantized, {plan.layers[name]}")
     if not found:
         warnings.warn(f"backend 'abc' quantized no layer of this graph: {dict(plan.reasons)}", stacklevel=3)
         return
@@ -170,7 +189,7 @@ def _quantize_float_layers(pipeline: Pipeline, wanted: Options, example_inputs: 
 def _lower(pipeline: Pipeline, runner: Runner) -> None:
     """abc ops become kernels; the runner learns what to make of each live weight."""
     position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
-    lowered = pipeline.lower()
+    lowered = runner.lowered = pipeline.lower()
     for name in [*lowered.reasons, *lowered.kernels]:
         log(1, f"{name}: {lowered.choices.get(name) or f'dense, {lowered.reasons[name]}'}")
     for made in lowered.inputs:

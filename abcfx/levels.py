@@ -23,13 +23,17 @@ from abcfx.quant import activations
 
 @dataclass
 class SiteLevels:
-    """Levels of one layer of a compiled float model; scale and shift are NaN until `fit`."""
+    """Levels of one layer of a compiled float model; scale and shift are NaN until `fit`.
+
+    trained   whether a training graph ran the layer quantized: its weights then fit the quantized layer, not the float
+    """
 
     name: str
     plan: LayerPlan
     device: torch.device
     sampler: Sampler = field(default_factory=Sampler)
     batches: int = 0
+    trained: bool = False
 
     def __post_init__(self) -> None:
         values = self.plan.activation_bases if self.plan.levels == "thermometer" else 1
@@ -55,6 +59,12 @@ def levels_of(weight: Tensor, use: int, name: str, plan: LayerPlan) -> SiteLevel
     if uses is None:
         uses = _of_weight[weight] = {}
     return uses.setdefault((use, plan), SiteLevels(name, plan, weight.device))
+
+
+def was_trained(weight: Tensor, use: int, plan: LayerPlan) -> bool:
+    """Whether a training graph ran that layer quantized before."""
+    levels = _of_weight.get(weight, {}).get((use, plan))
+    return levels is not None and levels.trained
 
 
 class _Observer(nn.Module):

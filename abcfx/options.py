@@ -9,7 +9,7 @@ from typing import Any
 from abcfx.config import Config
 
 THEN = ("inductor", "aot_eager", "eager")
-OWN = ("calibration_batches", "autotune", "fuse", "recompute", "then")  # options that are no field of Config
+OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "then")  # no field of Config
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Options:
     """config               how float layers are quantized; None: only layers that quantize_model made are lowered
     calibration_batches  float layers: the first batches fit the activation levels, which are frozen afterwards
     autotune             measure each layer shape once, in every form, instead of asking the cost model; kept on disk
+    min_speedup          float models, inference: a layer that is not this many times faster than in float stays float;
+                         0 quantizes every layer of the plan
     fuse                 inference: batch norm, activations, additions and packing move into the kernels before them
     recompute            training: keep bits for the backward pass and compute layer outputs again from them
     then                 who compiles the rest of the graph
@@ -25,6 +27,7 @@ class Options:
     config: Config | None = None
     calibration_batches: int = 1
     autotune: bool = False
+    min_speedup: float = 1.0
     fuse: bool = True
     recompute: bool = True
     then: str = "inductor"
@@ -45,6 +48,9 @@ class Options:
         for switch in ("autotune", "fuse", "recompute"):
             if not isinstance(getattr(result, switch), bool):
                 raise ValueError(f"option '{switch}' must be True or False, got {getattr(result, switch)!r}")
+        least = result.min_speedup
+        if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least < float("inf"):
+            raise ValueError(f"option 'min_speedup' must be a number from 0 on, got {least!r}")
         if not isinstance(result.calibration_batches, int) or result.calibration_batches < 1:
             raise ValueError(f"option 'calibration_batches' must be at least 1, got {result.calibration_batches!r}")
         return result

@@ -9,6 +9,7 @@ makes its backward graph of the rows of passes/adjoint.py. An inference graph go
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,8 +17,9 @@ from typing import TypeVar
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from abcfx.debug import Settings, dump, log
-from abcfx.graph import clone, text, with_bodies
+from abcfx.debug import Settings, dump, log, skips
+from abcfx.graph import clone, text, value, with_bodies
+from abcfx.ops import library
 from abcfx.passes import spec
 from abcfx.passes._constants import mark_constants
 from abcfx.passes._rule import Report, apply_rules
@@ -36,10 +38,14 @@ T = TypeVar("T")
 
 @dataclass
 class Pipeline:
-    """A graph on its way down, and what happened to it: `ran` stages, and nodes that rules `declined`, with reasons."""
+    """A graph on its way down, and what happened to it: `ran` stages, and nodes that rules `declined`, with reasons.
+
+    ms   milliseconds of each stage, without dumps and checks
+    """
 
     gm: GraphModule
     ran: list[str] = field(default_factory=list)
+    ms: dict[str, float] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
 
     def canonicalize(self) -> Report:
@@ -72,7 +78,7 @@ class Pipeline:
 
     def fuse(self) -> Prologue | None:
         """Inference only: what stands between kernels moves into them; returns what to make of constants first."""
-        if self._stopped():
+        if self._stopped() or skips("fuse"):
             return None
         before = packs_of(self.gm)
         report = self._stage("fuse", lambda: fuse(self.gm), spec.KERNEL)
@@ -80,16 +86,30 @@ class Pipeline:
         log(1, f"fuse: {before} packs before, {packs_of(self.gm)} after; the others are made by the layer before")
         return hoist_constants(self.gm)
 
+    def report(self) -> None:
+        """Level 2: the time of all stages; level 5: what runs, on values of which layout."""
+        times = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in self.ms.items())
+        log(2, f"in all {sum(self.ms.values()):.1f} ms{': ' if times else ''}{times}")
+        if Settings.now().debug >= 5:
+            variants = ", ".join(f"{op} {library.kernel_variant(op)}" for op in library.LISTS)
+            log(5, f"kernel variants: {variants}")
+            for node in self.gm.graph.nodes:
+                if getattr(node.target, "namespace", "") == "abc_k":
+                    reads = ", ".join(layout(n) for n in node.all_input_nodes)
+                    log(5, f"{node.name}: {node.target} reads {reads}; writes {layout(node)}")
+
     def _stopped(self) -> bool:
         return bool(self.ran) and self.ran[-1] == Settings.now().stop_after
 
     def _stage(self, name: str, run: Callable[[], T], then: Mapping[object, spec.Check]) -> T:
         self._dump(f"before_{name}")
+        start = time.perf_counter()
         result = run()
+        self.ms[name] = 1e3 * (time.perf_counter() - start)
         self.ran.append(name)
         self._dump(f"after_{name}")
-        if isinstance(result, Report):
-            log(2, f"{name}: {result}")
+        report = result if isinstance(result, Report) else getattr(result, "report", None)
+        log(2, f"{name}: {report or ''}{'; ' if report else ''}{self.ms[name]:.1f} ms in the stage")
         if Settings.now().verify:
             spec.verify(self.gm, then, self.ran, self.declined)
         return result
@@ -97,6 +117,17 @@ class Pipeline:
     def _dump(self, name: str) -> None:
         if Settings.now().debug >= 3:
             dump(name, "\n\n".join(text(gm) for gm in with_bodies(self.gm)))
+
+
+def layout(node: Node) -> str:
+    """`f32[2, 64, 8, 8] strides 4096, 1, 512, 64` of a tensor; of each one if there are several."""
+    found = value(node)
+    tensors = found if isinstance(found, (tuple, list)) else [found]
+    return " and ".join(
+        f"{str(t.dtype).split('.')[-1]}{list(t.shape)} strides {', '.join(map(str, t.stride()))}"
+        for t in tensors
+        if isinstance(t, Tensor)
+    )
 
 
 def open_graph(gm: GraphModule, is_constant: Callable[[Node], bool]) -> Pipeline:

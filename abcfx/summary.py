@@ -135,7 +135,7 @@ def summary(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Su
     model = getattr(model, "_orig_mod", model)  # behind torch.compile
     seen: dict[int, _Seen] = {}
     if example_inputs or example_kwargs:
-        with _watched(model, seen), torch.no_grad():
+        with watched(model, seen), torch.no_grad():
             model(*example_inputs, **example_kwargs)
     bytes_of = _Bytes()
     layers = tuple(_rows(model, seen, bytes_of))
@@ -145,7 +145,7 @@ def summary(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Su
 
 
 @contextmanager
-def _watched(model: nn.Module, seen: dict[int, _Seen]) -> Iterator[None]:
+def watched(model: nn.Module, seen: dict[int, _Seen]) -> Iterator[None]:
     """Eval mode, hooks on every layer, and quantized layers in float so that an uncalibrated model runs too."""
     modes = {module: module.training for module in model.modules()}
     observers = {module: module.observer for module in model.modules() if isinstance(module, ABCLayer)}
@@ -177,7 +177,7 @@ def _record(seen: dict[int, _Seen]) -> Callable[[nn.Module, tuple, Any], None]:
         weight = inputs[1] if isinstance(module, ABCFunctional) else getattr(module, "weight", None)
         first = seen.setdefault(id(module), _Seen(inputs[0].detach(), weight, tuple(output.shape)))
         first.calls += 1
-        kind = _kind(module)
+        kind = kind_of(module)
         if kind is not None:
             outputs = inputs[0].numel() if "transpose" in kind else output.numel()
             first.macs += outputs * math.prod(weight.shape[1:])
@@ -185,7 +185,7 @@ def _record(seen: dict[int, _Seen]) -> Callable[[nn.Module, tuple, Any], None]:
     return hook
 
 
-def _kind(module: nn.Module) -> str | None:
+def kind_of(module: nn.Module) -> str | None:
     """The name of a layer whose work is known, as in torch.nn.functional."""
     if isinstance(module, ABCFunctional):
         stride, *_, transposed, _output_padding, _groups = module.geometry or ((), False, (), 1)
@@ -223,7 +223,7 @@ def _rows(model: nn.Module, seen: Mapping[int, _Seen], bytes_of: _Bytes) -> Iter
         else:
             reason = reasons.pop(site.name, None) or site.reason or "the model is not quantized"
             own = bytes_of(*module._parameters.values())
-            macs = seen[id(module)].macs if id(module) in seen and _kind(module) else None
+            macs = seen[id(module)].macs if id(module) in seen and kind_of(module) else None
             yield _float_row(site.name, site.kind, reason, seen.get(id(module)), macs, own)
     for name, reason in reasons.items():  # functional layers that were left alone have no module
         yield _float_row(name, "-", reason, None, None, 0)
@@ -258,7 +258,7 @@ def _shape_fields(seen: _Seen | None) -> dict[str, Any]:
 def _quantized_row(
     layer: ABCLayer, seen: _Seen | None, bytes_of: _Bytes, packable: Mapping[int, ABCLayer]
 ) -> LayerSummary:
-    plan, kind = layer.plan, _kind(layer)
+    plan, kind = layer.plan, kind_of(layer)
     weight = seen.weight if seen is not None else getattr(layer, "weight", None)
     runs, notes, predicted = "unknown", ["run it on an input to know"], {}
     if weight is not None:  # a functional layer shows its weight with its first input

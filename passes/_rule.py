@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from torch.fx import GraphModule, Node
 
+from abcfx import debug
 from abcfx.graph import VALUE_KEYS, Builder, same_value, value, with_bodies
 
 MAX_SWEEPS = 20
@@ -66,7 +67,7 @@ def apply_rules(gm: GraphModule, rules: Iterable[Rule], only: Callable[[Node], b
     A replacement with another shape, dtype or device than the root is refused and reported as declined.
     """
     report, start = Report(), time.perf_counter()
-    rules = tuple(rules)
+    rules = tuple(rule for rule in rules if not debug.skips(rule.name))
     for graph_module in with_bodies(gm):
         for _ in range(MAX_SWEEPS):
             if not any([_sweep(graph_module, rule, only, report) for rule in rules]):
@@ -104,6 +105,8 @@ def _apply(rule: Rule, node: Node, report: Report) -> bool:
         return False
     for user in list(node.users):
         user.meta.pop("eager_input_vals", None)  # recorded for the arguments it had before
+    if debug.Settings.now().debug >= 4:
+        debug.log(4, f"{rule.name}: {node.name} ({node.target}) is now {describe(new, builder.created)}")
     node.replace_all_uses_with(new)
     if not new.meta.keys() & set(VALUE_KEYS):
         new.meta.update({k: node.meta[k] for k in VALUE_KEYS if k in node.meta})
@@ -111,6 +114,12 @@ def _apply(rule: Rule, node: Node, report: Report) -> bool:
     report.declined.pop(node.name, None)
     report.applied[rule.name] += 1
     return True
+
+
+def describe(new: Node, created: Iterable[Node]) -> str:
+    """The nodes that stand where one stood, in order: `pack_rows(x) -> linear`."""
+    names = [node.name for node in created]
+    return " -> ".join(names) if new.name in names else " -> ".join([*names, f"{new.name} (as it was)"])
 
 
 def erase_pattern(root: Node) -> None:

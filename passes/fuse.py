@@ -31,6 +31,7 @@ from abcfx.passes.emit_bits import emit_bits
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
 
+from abcfx.debug import skips
 from abcfx.graph import Builder, dtype_of, shape_of
 
 aten = torch.ops.aten
@@ -232,6 +233,7 @@ FUSE: tuple[Rule, ...] = (FoldAffine(), FuseAdd(), FuseClip(), FuseSlope())
 def fuse(gm: GraphModule) -> Report:
     """Apply the rules, move packs up where that is cheaper, then let layers emit planes for the next one."""
     report = apply_rules(gm, FUSE)
-    carry_bits(gm, report)
-    emit_bits(gm, report)
+    for name, move in (("CarryBits", carry_bits), ("EmitBits", emit_bits)):
+        if not skips(name):
+            move(gm, report)
     return report

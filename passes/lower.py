@@ -22,12 +22,15 @@ from torch._prims_common import suggest_memory_format
 from torch.fx import GraphModule, Node
 
 import abcfx.ops  # noqa: F401  defines torch.ops.abc and torch.ops.abc_k
+from abcfx.debug import SKIPPED, skips
 from abcfx.graph import (
     CONSTANT,
     SITE,
     AbcConvView,
     AbcLinearView,
     Builder,
+    ConvView,
+    LinearView,
     add_placeholder,
     dtype_of,
     optimization_hint,
@@ -275,8 +278,8 @@ def decide_forms(gm: GraphModule) -> Lowered:
     for node in list(gm.graph.nodes):
         layer = view(node)
         if isinstance(layer, (AbcLinearView, AbcConvView)):
+            name = node.meta.setdefault(SITE, weight_name(layer.weight, node))
             node.meta[FORM] = form = _decide(gm, node, layer, lowered.inputs, shared)
-            name = node.meta.get(SITE) or weight_name(layer.weight, node)
             if form.choice is not None:
                 lowered.choices[name] = form.choice
             if form.reason is None:
@@ -299,6 +302,8 @@ def _decide(
         return Form("its weight is computed in the graph, so it cannot be packed once", shape, recipe)
     tensor: Tensor = value(layer.input)
     choice = choose(workload_of(layer), plan, tensor.device)
+    if skips(node.meta[SITE]):
+        choice = Choice("dense", SKIPPED)
     reason = choice.reason if choice.form == "dense" else None
     recipe = recipe if reason else recipe._replace(method=choice.form)
     dtype = None if reason is None else compute_dtype(tensor.dtype)
@@ -318,14 +323,15 @@ def _decide(
     return Form(reason, shape, recipe, shared[key], choice)
 
 
-def workload_of(layer: AbcLinearView | AbcConvView) -> Workload:
+def workload_of(layer: AbcLinearView | AbcConvView | LinearView | ConvView) -> Workload:
     """Symbolic sizes count as in the example that was traced, without a guard: one graph serves all sizes."""
     x, weight = value(layer.input), shape_of(layer.weight)
     shape = [optimization_hint(size, fallback=TYPICAL_ROWS) for size in x.shape]
-    if isinstance(layer, AbcLinearView):
+    if isinstance(layer, (AbcLinearView, LinearView)):
         return Workload.linear(weight, x.dtype, shape, compiled=True)
     last = x.dim() == 4 and suggest_memory_format(x) == torch.channels_last
-    return Workload.convolution(weight, x.dtype, shape, layer.geometry, compiled=True, channels_last=last)
+    geometry = layer.geometry if isinstance(layer, AbcConvView) else layer[3:]
+    return Workload.convolution(weight, x.dtype, shape, geometry, compiled=True, channels_last=last)
 
 
 def packed_shapes(weight: tuple[int, ...], recipe: WeightRecipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from abcfx.config import Config
+from abcfx.debug import SKIPPED, skips
 from abcfx.plan import LayerPlan, LayerSite, Plan
 
 
@@ -36,6 +37,8 @@ def plan_layers(sites: Sequence[LayerSite], config: Config, accept: Callable[[st
     ends = _ends(sites, config)
     for site in sites:
         reason = site.reason or config.reason_to_skip(site.name)
+        if reason is None and skips(site.name):
+            reason = SKIPPED
         if reason is None and not accept(site.name):
             reason = "filter_fn said no"
         if reason is None and site.name in ends and not config.names(site.name):

@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "ops": {"quant", "cost", "autotune", "plan", "debug"},
     "graph": {"plan"},
     "config": {"plan"},
-    "passes": {"graph", "plan", "config", "ops", "quant"},
-    "pipeline": {"passes", "graph", "plan", "debug"},
+    "passes": {"graph", "plan", "config", "ops", "quant", "debug"},
+    "pipeline": {"passes", "graph", "plan", "ops", "debug"},
     "layers": {"passes", "graph", "ops", "quant", "plan"},
 }
 

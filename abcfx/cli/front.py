@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import NoReturn
 
-COMMANDS = ("demo", "doctor", "summary", "plan", "bench")
+COMMANDS = ("demo", "doctor", "summary", "plan", "explain", "bench")
 EPILOG = "python -m abcfx COMMAND --help shows the options of a command, with an example."
 
 

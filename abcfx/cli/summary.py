@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -51,16 +53,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe(model: nn.Module, arguments: argparse.Namespace) -> Summary:
     """The summary of a model quantized as the options say; one that is quantized already is shown as it is."""
-    if not any(isinstance(module, ABCLayer) for module in model.modules()):
-        with usage_errors():
-            model = abcfx.quantize_model(
-                model, arguments.M, arguments.N, basis=arguments.basis, levels=arguments.levels,
-                include=arguments.include, exclude=arguments.exclude,
-            )  # fmt: skip
-    shapes = arguments.input or ["1,1,28,28" if arguments.model == "demo" else "1,3,224,224"]
+    model, shapes = quantized(model, arguments), input_shapes(arguments)
     inputs: list[Any] = [example_input(text) for text in shapes]
-    try:
+    with model_errors(arguments.model, shapes):
         return abcfx.summary(model, *inputs)
+
+
+def quantized(model: nn.Module, arguments: argparse.Namespace) -> nn.Module:
+    """The model quantized as the options say; itself if it is quantized already."""
+    if any(isinstance(module, ABCLayer) for module in model.modules()):
+        return model
+    with usage_errors():
+        return abcfx.quantize_model(
+            model, arguments.M, arguments.N, basis=arguments.basis, levels=arguments.levels,
+            include=arguments.include, exclude=arguments.exclude,
+        )  # fmt: skip
+
+
+def input_shapes(arguments: argparse.Namespace) -> list[str]:
+    return arguments.input or ["1,1,28,28" if arguments.model == "demo" else "1,3,224,224"]
+
+
+@contextmanager
+def model_errors(name: str, shapes: list[str]) -> Iterator[None]:
+    """What a model raises on an input that is not for it, as one sentence."""
+    try:
+        yield
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
-        tried = f"{arguments.model} failed on an input of {' and '.join(shapes)}"
+        tried = f"{name} failed on an input of {' and '.join(shapes)}"
         raise UsageError(f"{tried}: {one_line(error)}; give its input with --input") from error

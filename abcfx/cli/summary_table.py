@@ -25,7 +25,7 @@ WIDE, ROOMY = 96, 108  # columns from which there is room for every column, and 
 MIN_NAME = 10
 
 
-def _broken_at_dots(name: str, width: int) -> str:
+def broken_at_dots(name: str, width: int) -> str:
     """The name on as many lines as it needs, broken after dots."""
     lines = [""]
     for part in re.findall(r"[^.]*\.|[^.]+", name):
@@ -46,7 +46,7 @@ class SummaryTable:
         self.notes.clear()
         width = options.max_width
         others = Measurement.get(console, options, self._table(width, lambda name: "")).maximum
-        yield self._table(width, lambda name: _broken_at_dots(name, max(MIN_NAME, width - others + MIN_NAME)))
+        yield self._table(width, lambda name: broken_at_dots(name, max(MIN_NAME, width - others + MIN_NAME)))
         yield Padding(self._verdict(), (0, 1))
         for note, number in self.notes.items():
             line = Table.grid(padding=(0, 1))

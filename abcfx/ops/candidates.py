@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def kernels_digest() -> str:
 
 
 def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """form → a function that does what one call of the layer does in that form, weights prepared. "float": the op.
+    """form → a function that does what one call of the layer does in that form, weights prepared; also for "float".
 
     Weights are fitted by the fastest method and levels made up: no time depends on their values.
     """
@@ -55,18 +55,13 @@ def candidates(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dic
 
     def dense() -> Callable[[], object]:
         if workload.compiled:
-            return _fused(workload, x, dequantized(weight, recipe))
+            return fused_dense(workload, x, dequantized(weight, recipe))
         if workload.geometry:
             return lambda: convolution.dense(x, weight, None, *levels, workload.geometry, plan, recipe)
         return lambda: linear.dense(x, weight, None, *levels, plan, recipe)
 
-    def plain() -> Callable[[], object]:
-        floats = weight.to(workload.dtype)
-        if workload.geometry:
-            return lambda: torch.ops.aten.convolution.default(x, floats, None, *workload.geometry)
-        return lambda: float_linear(x, floats)
-
-    return {form: {"dense": dense, "float": plain}.get(form, partial(kernel, form))() for form in forms}
+    made = {"dense": dense, "float": lambda: float_op(workload, x, weight)}
+    return {form: made[form]() if form in made else kernel(form) for form in forms}
 
 
 def _levels(plan: LayerPlan) -> tuple[Tensor, Tensor]:
@@ -75,7 +70,15 @@ def _levels(plan: LayerPlan) -> tuple[Tensor, Tensor]:
     return torch.ones(plan.activation_bases), torch.linspace(-1, 1, plan.activation_bases)
 
 
-def _fused(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
+def float_op(workload: Workload, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Callable[[], object]:
+    """The layer as it was, in the dtype of its input."""
+    weight = weight.to(x.dtype)
+    if workload.geometry:
+        return lambda: torch.ops.aten.convolution.default(x, weight, bias, *workload.geometry)
+    return lambda: float_linear(x, weight, bias)
+
+
+def fused_dense(workload: Workload, x: Tensor, weight: Tensor) -> Callable[[], object]:
     """The dense form in a compiled graph: one elementwise pass stands for the fused quantizer, which takes as long."""
     x = x.to(torch.promote_types(workload.dtype, torch.float32))
     buffer = torch.empty_like(x)

@@ -54,9 +54,31 @@ class Choice:
 
 def choose(workload: Workload, plan: LayerPlan, device: torch.device) -> Choice:
     """The form of a layer with this work. The same question is answered from memory."""
-    settings = (_forced.get() or debug.form_wanted(), _tuning.get() or debug.autotune_wanted())
+    settings = forced_form(), _tuning.get() or debug.autotune_wanted()
     variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
     return _choose(workload, plan, device.type, variants, torch.get_num_threads(), *settings)
+
+
+def forced_form() -> str:
+    """The form that `forcing` or ABCFX_FORM asks for; empty if the choice is free."""
+    return _forced.get() or debug.form_wanted()
+
+
+def float_and_forms_ms(workload: Workload, plan: LayerPlan, device: torch.device) -> tuple[dict[str, float], bool]:
+    """ms of "float" (the layer as it was) and of each form that applies; and whether they were measured.
+
+    Empty for a transposed convolution, whose work the cost model does not know.
+    """
+    if workload.geometry and workload.geometry[3]:
+        return {}, False
+    variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
+    applies = [form for form, reason in methods(workload, device.type, variants).items() if reason is None]
+    if (_tuning.get() or debug.autotune_wanted()) and device.type == "cpu" and workload.input is not None:
+        from abcfx.ops.candidates import measure  # it runs the layers, which ask this file
+
+        return measure(workload, plan, [*applies, "float"]), True
+    predicted = predict(workload.dims(plan, torch.get_num_threads()), rates_for(variants[0]))
+    return {form: predicted[form] for form in [*applies, "float"]}, False
 
 
 @contextmanager

@@ -26,9 +26,15 @@ FITS = {"coded": fit_coded, "thermometer": fit_thermometer}
 
 def codes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
     """k of "coded" levels as integral f32 of x's shape."""
+    scale, shift = in_f32(scale), in_f32(shift)
     steps = (x.to(torch.float32) - shift[0]) * scale[0].reciprocal()
     k = steps.round().clamp(0, 2**activation_bases - 1)
     return k.masked_fill(k != k, 0.0)  # NaN only; inductor vectorizes this and not isnan or nan_to_num
+
+
+def in_f32(levels: Tensor) -> Tensor:
+    """Levels of a half-precision model in f32, as the kernels read them: a rounded 1/Δ would move the thresholds."""
+    return levels.to(torch.float32) if levels.dtype.itemsize < 4 else levels
 
 
 def planes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
@@ -52,6 +58,7 @@ def coefficients(scale: Tensor, shift: Tensor, activation_bases: int, levels: st
 def quantize(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, levels: str) -> Tensor:
     """x̂, the value on the nearest side of each threshold, in the shape and dtype of x."""
     require_levels(levels)
+    scale, shift = in_f32(scale), in_f32(shift)
     if levels == "coded":
         return (codes(x, scale, shift, activation_bases) * scale[0] + shift[0]).to(x.dtype)
     total = scale[0] * _thermometer_plane(x, shift[0])

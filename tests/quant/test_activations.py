@@ -119,3 +119,12 @@ def test_strides_do_not_matter():
 def test_unknown_levels():
     with pytest.raises(ValueError, match="levels must be one of coded, thermometer, got 'ternary'"):
         quantize(torch.ones(2), torch.ones(1), torch.zeros(1), 2, "ternary")
+
+
+@pytest.mark.parametrize("levels", ["coded", "thermometer"])
+def test_half_precision_levels_have_the_thresholds_that_the_kernels_read(levels: str) -> None:
+    """The reciprocal of a step rounded to bf16 would put some inputs on the other side."""
+    x, n = torch.linspace(-2, 2, 20001), 3 if levels == "thermometer" else 1
+    scale, shift = (torch.randn(n, generator=torch.Generator().manual_seed(3)).abs().bfloat16() for _ in range(2))
+    got = quantize(x, scale, -shift, 3, levels)
+    assert torch.equal(got, quantize(x, scale.float(), -shift.float(), 3, levels))
