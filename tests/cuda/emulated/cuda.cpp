@@ -4,3 +4,5 @@
 #include "bgemm/bgemm.cu"
 #include "pack/pack.cu"
 #include "pack/weights.cu"
+#include "positions/positions.cu"
+#include "round/round.cu"
