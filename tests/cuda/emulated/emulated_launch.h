@@ -40,9 +40,11 @@ inline unsigned __ballot_sync(unsigned, int vote) {
   return all;
 }
 
+extern "C" __attribute__((visibility("default"))) inline int emulated_major = 9;  // the tests set it
+
 namespace abcfx_cuda {
 
-inline int emulated_multiprocessors = 1, emulated_major = 9;
+inline int emulated_multiprocessors = 1;
 inline int multiprocessors() { return emulated_multiprocessors; }
 inline int major_version() { return emulated_major; }
 
