@@ -23,7 +23,7 @@ int launch(void (*kernel)(Args...), dim3 grid, unsigned threads, size_t shared, 
 
 inline int zero(void* memory, int64_t bytes, void* stream) {
   const bool done = bytes == 0 || cudaMemsetAsync(memory, 0, (size_t)bytes, (cudaStream_t)stream) == cudaSuccess;
-  return done ? ABCFX_OK : ABCFX_CUDA_FAILED;
+  return done ? (int)ABCFX_OK : (int)ABCFX_CUDA_FAILED;
 }
 
 /// Of the current device; 0 if there is none.
