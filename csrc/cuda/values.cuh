@@ -10,6 +10,21 @@ __device__ __forceinline__ float wide(float x) { return x; }
 __device__ __forceinline__ float wide(__half x) { return __half2float(x); }
 __device__ __forceinline__ float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+/// Eight values, read 16 bytes at a time; src is a multiple of 16 bytes.
+template <class T>
+__device__ __forceinline__ void load_eight(const T* src, float (&value)[8]) {
+  constexpr int EACH = 16 / sizeof(T);
+  struct alignas(16) Unit {
+    T part[EACH];
+  };
+#pragma unroll
+  for (int i = 0; i < 8; i += EACH) {
+    const Unit unit = *(const Unit*)(src + i);
+#pragma unroll
+    for (int j = 0; j < EACH; ++j) value[i + j] = wide(unit.part[j]);
+  }
+}
+
 __device__ __forceinline__ void store(float* at, float v) { *at = v; }
 __device__ __forceinline__ void store(__half* at, float v) { *at = __float2half_rn(v); }
 __device__ __forceinline__ void store(__nv_bfloat16* at, float v) { *at = __float2bfloat16_rn(v); }

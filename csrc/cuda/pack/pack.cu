@@ -25,15 +25,7 @@ struct Stored {
   __device__ __forceinline__ void eight(const Pixel& pixel, int64_t c, int many, float (&value)[8]) const {
     const T* src = (const T*)args.src + pixel.n * args.stride_n + pixel.y * args.stride_h + pixel.from * args.stride_w;
     if (aligned && many == 8) {
-      struct alignas(16) Unit {
-        T part[16 / sizeof(T)];
-      };
-#pragma unroll
-      for (int i = 0; i < 8; i += 16 / sizeof(T)) {
-        const Unit unit = *(const Unit*)(src + c + i);
-#pragma unroll
-        for (int j = 0; j < 16 / (int)sizeof(T); ++j) value[i + j] = wide(unit.part[j]);
-      }
+      load_eight(src + c, value);
     } else {
 #pragma unroll
       for (int b = 0; b < 8; ++b) value[b] = b < many ? wide(src[(c + b) * args.stride_c]) : 0.0f;

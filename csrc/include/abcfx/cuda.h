@@ -1,10 +1,12 @@
 #pragma once
 #include <stdint.h>
 
+#include "abcfx/adjoint.h"
 #include "abcfx/pack.h"
 #include "abcfx/positions.h"
 #include "abcfx/round.h"
 #include "abcfx/status.h"
+#include "abcfx/window.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -110,6 +112,12 @@ ABCFX_API int abcfx_cuda_round_pack(const struct abcfx_round_args* args, const i
 ///         w of `planes` weight bases and that many cols; for 1 x 1 kernels also a, of one line of `channels` pixels
 /// counts  as there, but zeroed here, and NULL if not wanted; scratch, lanes and the range of groups are not read
 ABCFX_API int abcfx_cuda_positions(const struct abcfx_positions_args* args, void* stream);
+
+/// abcfx/window.h and abcfx/adjoint.h on device memory: the same bits, dx and sums, those bit for bit too; the ranges of
+/// blocks and chunks are not read. args->sums is device memory, dscale and dshift as well.
+ABCFX_API int abcfx_cuda_window(const struct abcfx_window_args* args, void* stream);
+ABCFX_API int abcfx_cuda_adjoint(const struct abcfx_adjoint_args* args, void* stream);
+ABCFX_API int abcfx_cuda_adjoint_finish(const struct abcfx_adjoint_args* args, float* dscale, float* dshift, void* stream);
 
 #ifdef __cplusplus
 }
