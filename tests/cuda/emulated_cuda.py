@@ -24,8 +24,8 @@ BGEMM = structure(
 )
 EMIT = structure(
     "abcfx_cuda_emit_args",
-    "residual dst counts scale shift levels planes groups top left bottom right",
-    dict.fromkeys("residual dst counts scale shift".split(), P),
+    "residual dst counts inverse shift levels planes groups top left bottom right",
+    dict.fromkeys("residual dst counts inverse shift".split(), P),
 )
 WEIGHTS = structure(
     "abcfx_cuda_weights_args",

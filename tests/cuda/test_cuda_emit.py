@@ -42,6 +42,7 @@ def test_equal_to_store_and_pack(case: Case, groups: int, pad: tuple, kernel: in
     offset[channels // 2] = torch.nan
     levels, planes = LEVELS[(kernel + DTYPES[dtype]) % len(LEVELS)]
     scale, shift = levels_of(levels, planes)
+    inverse = scale.reciprocal()
     h, w = problem.out
     plane = (case.images, h + 2 * pad[0], planes, w + 2 * pad[1])
     bits = Guarded(*plane, groups * -(-channels // groups // 64), dtype=torch.int64).tensor
@@ -51,7 +52,7 @@ def test_equal_to_store_and_pack(case: Case, groups: int, pad: tuple, kernel: in
     args = cuda.args(dst, kernel=kernel, dst_type=DTYPES[dtype], low=-150.0, high=300.0, **pointers)
     assert call("abcfx_cuda_row_sums", args, cuda.counts, cuda.row_sum) == OK
     emit = EMIT(
-        residual.data_ptr(), bits.data_ptr(), counts.data_ptr(), scale.data_ptr(), shift.data_ptr(),
+        residual.data_ptr(), bits.data_ptr(), counts.data_ptr(), inverse.data_ptr(), shift.data_ptr(),
         int(levels == "thermometer"), planes, groups, pad[0], pad[1], pad[0], pad[1],
     )  # fmt: skip
     assert call("abcfx_cuda_bgemm_emit", args, emit) == OK
@@ -78,8 +79,9 @@ def test_the_emitted_floats_are_those_of_the_product() -> None:
     cuda.problem.alpha.copy_(torch.randn_like(cuda.problem.alpha))
     assert cuda.run(plain) == OK
     scale, shift = levels_of("coded", 2)
+    inverse = scale.reciprocal()
     bits = Guarded(1, 1, 2, cuda.problem.rows, 2, dtype=torch.int64).tensor
-    emit = EMIT(None, bits.data_ptr(), None, scale.data_ptr(), shift.data_ptr(), 0, 2, 1)
+    emit = EMIT(None, bits.data_ptr(), None, inverse.data_ptr(), shift.data_ptr(), 0, 2, 1)
     assert call("abcfx_cuda_bgemm_emit", cuda.args(dst), emit) == OK
     assert torch.equal(plain, dst)
 
@@ -91,8 +93,9 @@ def test_what_is_refused(field: str, value: int | None) -> None:
     cuda = Cuda(CASES[1][0])
     dst = Guarded(cuda.problem.rows, 70, dtype=torch.float32)
     scale, shift = levels_of("coded", 1)
+    inverse = scale.reciprocal()
     bits = Guarded(1, 1, 1, cuda.problem.rows, 2, dtype=torch.int64)
-    emit = EMIT(None, bits.tensor.data_ptr(), None, scale.data_ptr(), shift.data_ptr(), 0, 1, 1)
+    emit = EMIT(None, bits.tensor.data_ptr(), None, inverse.data_ptr(), shift.data_ptr(), 0, 1, 1)
     setattr(emit, field, value)
     assert call("abcfx_cuda_bgemm_emit", cuda.args(dst.tensor, low=-math.inf), emit) == BAD_SHAPE
     assert dst.untouched().all()
@@ -103,10 +106,11 @@ def test_few_rows_emit_without_bit_units() -> None:
     cuda = Cuda(Case(200, 2, 2, cols=70, size=(1, 2)))
     dst = Guarded(2, 70, dtype=torch.float32).tensor
     scale, shift = levels_of("coded", 2)
+    inverse = scale.reciprocal()
     bits = Guarded(1, 1, 2, 2, 2, dtype=torch.int64).tensor
     args = cuda.args(dst)
     assert call("abcfx_cuda_row_sums", args, cuda.counts, cuda.row_sum) == OK
-    emit = EMIT(None, bits.data_ptr(), None, scale.data_ptr(), shift.data_ptr(), 0, 2, 1)
+    emit = EMIT(None, bits.data_ptr(), None, inverse.data_ptr(), shift.data_ptr(), 0, 2, 1)
     with device(major=10):
         assert call("abcfx_cuda_bgemm_emit", args, emit) == OK
     assert torch.equal(bits, pack_image(dst.T.view(1, 70, 1, 2), scale, shift, 2, "coded", 1, (0, 0)))
