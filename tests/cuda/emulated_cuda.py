@@ -47,7 +47,10 @@ def kernels(form: str = "and") -> ctypes.CDLL:
 
 
 def call(name: str, args: ctypes.Structure, *more: Tensor | ctypes.Structure | None, form: str = "and") -> int:
-    pointers = [ctypes.byref(t) if isinstance(t, ctypes.Structure) else P(t if t is None else t.data_ptr()) for t in more]
+    def pointer(t: Tensor | ctypes.Structure | None) -> object:
+        return ctypes.byref(t) if isinstance(t, ctypes.Structure) else P(None if t is None else t.data_ptr())
+
+    pointers = [pointer(t) for t in more]
     return getattr(kernels(form), name)(ctypes.byref(args), *pointers)
 
 
