@@ -1,4 +1,4 @@
-"""Products that emit bit planes: equal, bit for bit, to a float store and then the pack, on every kernel and alignment."""
+"""Products that emit bit planes: equal, bit for bit, to a float store and then the pack, on every kernel."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path],
     """One object file a source, for all architectures, and the reports of ptxas."""
     nvcc, folder = tool("nvcc"), tmp_path_factory.mktemp("cuda")
     codes = [
-        f"-gencode=arch=compute_{virtual},code=[{','.join(f'sm_{sm}' for sm in real)}]" for virtual, real in CODES.items()
+        f"-gencode=arch=compute_{virtual},code=[{','.join(f'sm_{sm}' for sm in real)}]"
+        for virtual, real in CODES.items()
     ]
     objects = {name: folder / f"{Path(name).stem}.o" for name in SOURCES}
 
