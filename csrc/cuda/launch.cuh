@@ -21,6 +21,11 @@ int launch(void (*kernel)(Args...), dim3 grid, unsigned threads, size_t shared, 
   return cudaGetLastError() == cudaSuccess ? (int)ABCFX_OK : (int)ABCFX_CUDA_FAILED;
 }
 
+inline int zero(void* memory, int64_t bytes, void* stream) {
+  const bool done = bytes == 0 || cudaMemsetAsync(memory, 0, (size_t)bytes, (cudaStream_t)stream) == cudaSuccess;
+  return done ? (int)ABCFX_OK : (int)ABCFX_CUDA_FAILED;
+}
+
 /// Of the current device; 0 if there is none.
 inline int device_attribute(cudaDeviceAttr what) {
   int device = 0, value = 0;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,11 @@ BGEMM = structure(
     f"{POINTERS} low high dst_type kernel classes_w weight_bases activation_bases images padded_h padded_w out_h out_w "
     "kernel_h kernel_w stride_h stride_w dilation_h dilation_w groups words depth cols",
     dict.fromkeys(POINTERS.split(), P) | {"low": FLOAT, "high": FLOAT},
+)
+EMIT = structure(
+    "abcfx_cuda_emit_args",
+    "residual dst counts scale shift levels planes groups top left bottom right",
+    dict.fromkeys("residual dst counts scale shift".split(), P),
 )
 WEIGHTS = structure(
     "abcfx_cuda_weights_args",
@@ -39,6 +46,15 @@ def kernels(form: str = "and") -> ctypes.CDLL:
         return ctypes.CDLL(target)
 
 
-def call(name: str, args: ctypes.Structure, *more: Tensor | None, form: str = "and") -> int:
-    pointers = [P(None if t is None else t.data_ptr()) for t in more]
+def call(name: str, args: ctypes.Structure, *more: Tensor | ctypes.Structure | None, form: str = "and") -> int:
+    pointers = [ctypes.byref(t) if isinstance(t, ctypes.Structure) else P(t if t is None else t.data_ptr()) for t in more]
     return getattr(kernels(form), name)(ctypes.byref(args), *pointers)
+
+
+@contextmanager
+def device(major: int) -> Iterator[None]:
+    """Calls inside see a device of this compute capability."""
+    seen = ctypes.c_int.in_dll(kernels(), "emulated_major")
+    before, seen.value = seen.value, major
+    yield
+    seen.value = before

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from emulated_cuda import BGEMM, WEIGHTS, call
+from emulated_cuda import BGEMM, WEIGHTS, call, device
 from kernel_abi import BAD_SHAPE, OK, Guarded
 from test_bgemm import Case, Problem
 from torch import Tensor
 
 UNSUPPORTED, NO_BIT_UNITS = 2, 16
-LARGE, SMALL = 1, 2
+LARGE, SMALL, GEMV = 1, 2, 3
 CASES = [
     Case(64, 1, 1, cols=9), Case(1000, 1, 1, cols=130, size=(1, 131)), Case(65, 2, 2, cols=70, size=(1, 66)),
     Case(200, 1, 2, cols=11), Case(577, 2, 1, cols=37), Case(130, 3, 3, cols=67, size=(1, 40)), Case(100, 8, 7, cols=5),
@@ -62,7 +62,7 @@ class Cuda:
         return call("abcfx_cuda_bgemm", args, form=form)
 
 
-@pytest.mark.parametrize("kernel", [LARGE, SMALL])
+@pytest.mark.parametrize("kernel", [LARGE, SMALL, GEMV])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_exact(case: Case, kernel: int) -> None:
     cuda = Cuda(case)
@@ -71,11 +71,36 @@ def test_exact(case: Case, kernel: int) -> None:
     assert torch.equal(dst.double(), cuda.problem.expected())
 
 
+FEW = [  # rows x planes: each number of pairs that a warp keeps, ends of channels, and a window of several taps
+    Case(64, 1, 1, cols=9, size=(1, 1)), Case(4160, 3, 1, cols=5, size=(1, 2)), Case(640, 2, 2, cols=17, size=(1, 2)),
+    Case(100, 2, 3, cols=11, size=(1, 1)), Case(129, 2, 7, cols=3, size=(1, 1)), Case(8192, 1, 2, cols=2, size=(1, 3)),
+    Case(128, 2, 2, kernel=(3, 3), size=(3, 3), images=2, groups=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_few_rows_stream_the_weights_on_devices_without_bit_units_too(case: Case) -> None:
+    cuda = Cuda(case)
+    dst = Guarded(cuda.problem.rows, case.groups * case.cols, dtype=torch.float32).tensor
+    with device(major=10):
+        assert cuda.run(dst) == OK
+    assert torch.equal(dst.double(), cuda.problem.expected())
+
+
+def test_more_rows_need_bit_units() -> None:
+    cuda = Cuda(CASES[0])
+    dst = Guarded(cuda.problem.rows, CASES[0].cols, dtype=torch.float32)
+    with device(major=10):
+        assert cuda.run(dst.tensor) == NO_BIT_UNITS
+    assert dst.untouched().all()
+
+
+@pytest.mark.parametrize("kernel", [0, GEMV])
 @pytest.mark.parametrize("case", [CASES[2], CASES[8]], ids=str)
-def test_the_xor_form_of_sm_75(case: Case) -> None:
+def test_the_xor_form_of_sm_75(case: Case, kernel: int) -> None:
     cuda = Cuda(case)
     dst = Guarded(cuda.problem.rows, case.cols, dtype=torch.float32).tensor
-    assert cuda.run(dst, "xor") == OK
+    assert cuda.run(dst, "xor", kernel=kernel) == OK
     assert torch.equal(dst.double(), cuda.problem.expected())
 
 

@@ -1,5 +1,6 @@
-// Which tile a product takes, and the sums of the rows.
+// Which kernel and which tile a product takes, and the sums of the rows.
 #include "../launch.cuh"
+#include "gemv.cuh"
 #include "kernel.cuh"
 
 namespace abcfx_cuda {
@@ -37,10 +38,10 @@ dim3 grid_of(const abcfx_cuda_bgemm_args& t) {
 
 /// The tile if it is asked for, or if it gives every multiprocessor a block. Returns -1 if it does not.
 template <class T>
-int try_tile(const abcfx_cuda_bgemm_args& t) {
+int try_tile(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& emit) {
   const dim3 grid = grid_of<T>(t);
   if (t.kernel == ABCFX_CUDA_CHOOSE && (int64_t)grid.x * grid.y < multiprocessors()) return -1;
-  return launch(bgemm_kernel<T>, grid, T::THREADS, T::BYTES, t.stream, t, is_wide(t));
+  return launch(bgemm_kernel<T>, grid, T::THREADS, T::BYTES, t.stream, t, emit, is_wide(t));
 }
 
 /// Pairs of planes computed if they are taken in blocks of weights x planes; those past the last are wasted.
@@ -48,11 +49,45 @@ int64_t computed(const abcfx_cuda_bgemm_args& t, int64_t weights, int64_t planes
   return (t.weight_bases + weights - 1) / weights * weights * ((t.activation_bases + planes - 1) / planes * planes);
 }
 
-int large(const abcfx_cuda_bgemm_args& t) {
-  if (t.weight_bases == 1 && t.activation_bases == 1) return try_tile<Tile<1, 1, 64, 32, true>>(t);
+int large(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& emit) {
+  if (t.weight_bases == 1 && t.activation_bases == 1) return try_tile<Tile<1, 1, 64, 32, true>>(t, emit);
   const int64_t both = computed(t, 2, 2), pair = computed(t, 1, 2), weights = computed(t, 2, 1);
-  if (both <= pair && both <= weights) return try_tile<Tile<2, 2, 32, 32, false>>(t);
-  return pair <= weights ? try_tile<Tile<1, 2, 32, 48, false>>(t) : try_tile<Tile<2, 1, 32, 48, false>>(t);
+  if (both <= pair && both <= weights) return try_tile<Tile<2, 2, 32, 32, false>>(t, emit);
+  return pair <= weights ? try_tile<Tile<1, 2, 32, 48, false>>(t, emit) : try_tile<Tile<2, 1, 32, 48, false>>(t, emit);
+}
+
+/// Pairs (row, plane) up to which the weights are streamed.
+constexpr int64_t GEMV_PAIRS = 8;
+
+template <int ITEMS>
+int gemv(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& emit) {
+  const int64_t rows = t.images * t.out_h * t.out_w, together = ITEMS / t.activation_bases;
+  const int64_t blocks = (rows + together - 1) / together * t.groups;
+  if (blocks >= 1 << 16) return ABCFX_UNSUPPORTED;
+  const dim3 grid((unsigned)((t.cols + 7) / 8), (unsigned)blocks);
+  return launch(gemv_kernel<ITEMS>, grid, 256, 0, t.stream, t, emit, is_wide(t));
+}
+
+int product(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& emit) {
+  if (!valid(t)) return ABCFX_BAD_SHAPE;
+  if (!within_reach(t)) return ABCFX_UNSUPPORTED;
+  const int64_t pairs = t.images * t.out_h * t.out_w * t.activation_bases;
+  if (t.kernel == ABCFX_CUDA_GEMV || (t.kernel == ABCFX_CUDA_CHOOSE && pairs <= GEMV_PAIRS)) {
+    if (pairs <= 1) return gemv<1>(t, emit);
+    if (pairs <= 2) return gemv<2>(t, emit);
+    return pairs <= 4 ? gemv<4>(t, emit) : gemv<8>(t, emit);
+  }
+  if (major_version() >= 10) return ABCFX_NO_BIT_UNITS;
+  const int status = t.kernel == ABCFX_CUDA_SMALL ? -1 : large(t, emit);
+  if (status >= 0) return status;
+  using Small = Tile<1, 1, 32, 32, false>;
+  return launch(bgemm_kernel<Small>, grid_of<Small>(t), Small::THREADS, Small::BYTES, t.stream, t, emit, is_wide(t));
+}
+
+bool valid(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& e) {
+  return valid(t) && e.dst && in_range(e.planes, 1, ABCFX_MAX_BASES) && e.groups >= 1 &&
+         t.groups * t.cols % e.groups == 0 && e.top >= 0 && e.left >= 0 && e.bottom >= 0 && e.right >= 0 &&
+         in_range(e.levels, ABCFX_CODED, ABCFX_THERMOMETER);
 }
 
 /// One thread for each row and group.
@@ -80,16 +115,18 @@ __global__ void __launch_bounds__(256) row_sums_kernel(const abcfx_cuda_bgemm_ar
 }  // namespace
 }  // namespace abcfx_cuda
 
-int abcfx_cuda_bgemm(const abcfx_cuda_bgemm_args* args) {
+int abcfx_cuda_bgemm(const abcfx_cuda_bgemm_args* args) { return abcfx_cuda::product(*args, {}); }
+
+int abcfx_cuda_bgemm_emit(const abcfx_cuda_bgemm_args* args, const abcfx_cuda_emit_args* emit) {
   using namespace abcfx_cuda;
-  if (!valid(*args)) return ABCFX_BAD_SHAPE;
-  if (!within_reach(*args)) return ABCFX_UNSUPPORTED;
-  if (major_version() >= 10) return ABCFX_NO_BIT_UNITS;
-  const int status = args->kernel == ABCFX_CUDA_SMALL ? -1 : large(*args);
-  if (status >= 0) return status;
-  using Small = Tile<1, 1, 32, 32, false>;
-  return launch(bgemm_kernel<Small>, grid_of<Small>(*args), Small::THREADS, Small::BYTES, args->stream, *args,
-                is_wide(*args));
+  if (!valid(*args, *emit)) return ABCFX_BAD_SHAPE;
+  const int64_t height = emit->top + args->out_h + emit->bottom, width = emit->left + args->out_w + emit->right;
+  const int64_t places = args->images * height * emit->planes * width * emit->groups;
+  const int64_t words = (args->groups * args->cols / emit->groups + 63) / 64;
+  if (args->images * height >= (int64_t)1 << 31) return ABCFX_UNSUPPORTED;
+  int status = zero(emit->dst, places * words * 8, args->stream);
+  if (status == ABCFX_OK && emit->counts) status = zero(emit->counts, places * 4, args->stream);
+  return status == ABCFX_OK ? product(*args, *emit) : status;
 }
 
 int abcfx_cuda_row_sums(const abcfx_cuda_bgemm_args* args, const int32_t* counts, float* row_sum) {

@@ -40,6 +40,17 @@ __device__ __forceinline__ void copy(void* shared, const uint64_t* src, bool rea
 #endif
 }
 
+/// Reads 8 * WORDS bytes that no kernel writes while this one runs.
+template <int WORDS>
+__device__ __forceinline__ void load_words(uint64_t d[WORDS], const uint64_t* src) {
+  if constexpr (WORDS == 2) {
+    const ulonglong2 both = __ldg((const ulonglong2*)src);
+    d[0] = both.x, d[1] = both.y;
+  } else {
+    d[0] = __ldg((const unsigned long long*)src);
+  }
+}
+
 __device__ __forceinline__ void commit_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");

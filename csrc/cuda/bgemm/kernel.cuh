@@ -1,4 +1,5 @@
 #pragma once
+#include "emit.cuh"
 #include "instructions.cuh"
 #include "store.cuh"
 #include "window.cuh"
@@ -117,10 +118,10 @@ __device__ __forceinline__ void combine(const abcfx_cuda_bgemm_args& args, const
 #pragma unroll
           for (int q = 0; q < T::PLANES; ++q) {
             const float beta = step.q + q < args.activation_bases ? args.beta[step.q + q] : 0.0f;
-            inner += beta * (float)counts[p][q][r][j][i];
+            inner = fmaf(beta, (float)counts[p][q][r][j][i], inner);
             counts[p][q][r][j][i] = 0;
           }
-          sums[r][j][i] += alpha * inner;
+          sums[r][j][i] = fmaf(alpha, inner, sums[r][j][i]);
         }
       }
     }
@@ -128,7 +129,8 @@ __device__ __forceinline__ void combine(const abcfx_cuda_bgemm_args& args, const
 }
 
 template <class T>
-__global__ void __launch_bounds__(T::THREADS, 2) bgemm_kernel(const abcfx_cuda_bgemm_args args, bool wide) {
+__global__ void __launch_bounds__(T::THREADS, 2) bgemm_kernel(const abcfx_cuda_bgemm_args args,
+                                                                const abcfx_cuda_emit_args emit, bool wide) {
 #if defined(ABCFX_BIT_UNITS)
   unsigned char* shared = shared_memory();
   uint32_t* offsets = (uint32_t*)(shared + T::STAGES * T::STAGE_BYTES);
@@ -171,7 +173,17 @@ __global__ void __launch_bounds__(T::THREADS, 2) bgemm_kernel(const abcfx_cuda_b
     }
   }
   if constexpr (T::ONCE) combine<T>(args, at, Step<T>{0, 0, 0}, counts, sums);
-  store<T>(args, w, at.row, at.col, at.group, sums);
+  float* tile = nullptr;
+  if (emit.dst) {
+    static_assert(T::ROWS * (T::COLS + 1) * 4 <= T::STAGES * T::STAGE_BYTES);
+    tile = (float*)shared;
+    __syncthreads();  // the last stage is no longer read
+  }
+  store_block<T>(args, emit.residual, w, at.row, at.col, at.group, sums, tile);
+  if (emit.dst) {
+    __syncthreads();
+    emit_block<T>(args, emit, w, at.row, at.col, at.group, tile);
+  }
 #endif
 }
 

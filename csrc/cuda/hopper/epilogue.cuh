@@ -1,16 +1,10 @@
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "../clip.cuh"
+#include "../values.cuh"
 #include "kernel.cuh"
 
 /// From popcounts to the output: 4 sum alpha beta AND, then the rank-one correction, base, affine, store.
 namespace abcfx_hopper {
 
-__device__ __forceinline__ void store(float* at, float v) { *at = v; }
-__device__ __forceinline__ void store(__half* at, float v) { *at = __float2half_rn(v); }
-__device__ __forceinline__ void store(__nv_bfloat16* at, float v) { *at = __float2bfloat16_rn(v); }
 __device__ __forceinline__ void store2(float* at, float v, float u) { *reinterpret_cast<float2*>(at) = {v, u}; }
 __device__ __forceinline__ void store2(__half* at, float v, float u) {
   *reinterpret_cast<__half2*>(at) = __floats2half2_rn(v, u);

@@ -1,8 +1,12 @@
 #pragma once
 #include <stdint.h>
 
+#include "abcfx/adjoint.h"
 #include "abcfx/pack.h"
+#include "abcfx/positions.h"
+#include "abcfx/round.h"
 #include "abcfx/status.h"
+#include "abcfx/window.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -14,7 +18,9 @@ enum abcfx_cuda_status {
   ABCFX_CUDA_FAILED = 17,   ///< cudaGetLastError says why
 };
 
-enum abcfx_cuda_kernel { ABCFX_CUDA_CHOOSE = 0, ABCFX_CUDA_LARGE = 1, ABCFX_CUDA_SMALL = 2 };
+/// GEMV streams the weights for few rows; it is chosen for up to eight pairs (row, activation plane), and needs no bit
+/// matrix instructions, so it runs on sm_100 too.
+enum abcfx_cuda_kernel { ABCFX_CUDA_CHOOSE = 0, ABCFX_CUDA_LARGE = 1, ABCFX_CUDA_SMALL = 2, ABCFX_CUDA_GEMV = 3 };
 
 /// The product of abcfx/bgemm.h on a GPU, in its AND form. With AND_pq = popcount(a[q][r] & w[p][o]) over the window,
 ///
@@ -51,6 +57,25 @@ struct abcfx_cuda_bgemm_args {
 };
 ABCFX_API int abcfx_cuda_bgemm(const struct abcfx_cuda_bgemm_args* args);
 
+/// The product, quantized for the next layer:
+///
+///   v[r][o] = clip(gain[o] * y + offset[o] + residual[r][o], low, high)      rounded to dst_type
+///   dst, counts = what abcfx_cuda_pack makes of v, bit for bit (no affine of its own, padding included)
+///
+/// v itself is stored in args->dst, unless that is NULL. `residual` has the layout and the type of args->dst and may be
+/// the same memory.
+struct abcfx_cuda_emit_args {
+  const void* residual;  ///< NULL: none
+  uint64_t* dst;         ///< [images][top + out_h + bottom][planes][left + out_w + right][groups * words], next layer's
+  int32_t* counts;       ///< [images][top + out_h + bottom][planes][left + out_w + right][groups], or NULL
+  const float *scale, *shift;
+  int64_t levels;  ///< enum abcfx_levels
+  int64_t planes;  ///< 1 to 8
+  int64_t groups;  ///< of the next layer
+  int64_t top, left, bottom, right;
+};
+ABCFX_API int abcfx_cuda_bgemm_emit(const struct abcfx_cuda_bgemm_args* args, const struct abcfx_cuda_emit_args* emit);
+
 /// row_sum[r][g] = sum_q beta[q] * sum over the window of counts[n][y][q][x][g]; counts from abcfx_cuda_pack. The sizes
 /// and `beta`, `stream` of the product; its other pointers are not read.
 ABCFX_API int abcfx_cuda_row_sums(const struct abcfx_cuda_bgemm_args* args, const int32_t* counts, float* row_sum);
@@ -70,6 +95,29 @@ struct abcfx_cuda_weights_args {
   int64_t bases, groups, cols, taps, channels;
 };
 ABCFX_API int abcfx_cuda_pack_weights(const struct abcfx_cuda_weights_args* args);
+
+/// abcfx/round.h on device memory: the same codes, all pixels; the range of pixels is not read.
+/// seed  on the device, read there; NULL: args->seed
+ABCFX_API int abcfx_cuda_round(const struct abcfx_round_args* args, const int64_t* seed, void* stream);
+
+/// The codes of abcfx_cuda_round as bit planes, without storing them: as if abcfx_cuda_pack read them as an image of
+/// gains * channels channels with the coded levels of abcfx/quant/gradients.py, scale 1 and shift -2^(planes - 1), or
+/// 2 and -1 for one plane. Places, and so random numbers, are those of the codes in round's dst.
+/// image  dst, planes, sizes and padding; src, strides, scale and shift, gain and offset are not read; one group, coded
+ABCFX_API int abcfx_cuda_round_pack(const struct abcfx_round_args* args, const int64_t* seed,
+                                    const struct abcfx_pack_args* image, int32_t* counts, void* stream);
+
+/// abcfx/positions.h on device memory, as an operand of abcfx_cuda_bgemm, with `words` = ceil(images * out_h * out_w / 64):
+/// dst     [planes][kernel_h * kernel_w * channels][words]
+///         w of `planes` weight bases and that many cols; for 1 x 1 kernels also a, of one line of `channels` pixels
+/// counts  as there, but zeroed here, and NULL if not wanted; scratch, lanes and the range of groups are not read
+ABCFX_API int abcfx_cuda_positions(const struct abcfx_positions_args* args, void* stream);
+
+/// abcfx/window.h and abcfx/adjoint.h on device memory: the same bits, dx and sums, those bit for bit too; the ranges of
+/// blocks and chunks are not read. args->sums is device memory, dscale and dshift as well.
+ABCFX_API int abcfx_cuda_window(const struct abcfx_window_args* args, void* stream);
+ABCFX_API int abcfx_cuda_adjoint(const struct abcfx_adjoint_args* args, void* stream);
+ABCFX_API int abcfx_cuda_adjoint_finish(const struct abcfx_adjoint_args* args, float* dscale, float* dshift, void* stream);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,11 @@ void copy(void* shared, const uint64_t* src, bool real) {
   if ((uintptr_t)shared % (8 * WORDS) || (uintptr_t)src % (8 * WORDS)) __builtin_trap();
   emulated::self->open.push_back({shared, src, 8 * WORDS, real});
 }
+template <int WORDS>
+void load_words(uint64_t d[WORDS], const uint64_t* src) {
+  if ((uintptr_t)src % (8 * WORDS)) __builtin_trap();
+  memcpy(d, src, 8 * WORDS);
+}
 inline void commit_copies() {
   emulated::self->groups.push_back(std::move(emulated::self->open));
   emulated::self->open.clear();
