@@ -9,10 +9,7 @@ import pytest
 from build_kernels import CSRC, run, table, tool
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "90a", "100")
-SOURCES = (
-    "adjoint/adjoint.cu", "adjoint/window.cu", "bgemm/bgemm.cu", "pack/pack.cu", "pack/weights.cu",
-    "positions/positions.cu", "prepare/prepare.cu", "round/round.cu",
-)  # fmt: skip
+SOURCES = ("bgemm/bgemm.cu", "pack/pack.cu", "pack/weights.cu")
 # a product has 128 threads and two blocks a multiprocessor: 255 registers, all that an instruction can name
 BOUNDS = {"bgemm_kernel": 255, "row_sums_kernel": 64, "pack_kernel": 128, "weights_kernel": 64}
 TILES = 5  # instances of the product
