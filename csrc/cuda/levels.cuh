@@ -11,10 +11,11 @@ struct Levels {
   int planes;
   bool coded;
 
-  __device__ __forceinline__ Levels(int64_t kind, int64_t planes_, const float* scale, const float* shifts)
-      : shift(0), inverse(0), all((1u << planes_) - 1), planes((int)planes_), coded(kind == ABCFX_CODED) {
+  /// inverse_: 1 / scale, rounded to nearest; thermometer levels do not read it.
+  __device__ __forceinline__ Levels(int64_t kind, int64_t planes_, float inverse_, const float* shifts)
+      : shift(0), inverse(inverse_), all((1u << planes_) - 1), planes((int)planes_), coded(kind == ABCFX_CODED) {
     top = (float)all;
-    if (coded) shift = shifts[0], inverse = __fdiv_rn(1.0f, scale[0]);
+    if (coded) shift = shifts[0];
     for (int q = 0; q < ABCFX_MAX_BASES; ++q) {
       threshold[q] = !coded && q < planes ? __fsub_rn(0.5f, shifts[q]) : 0.0f;
     }

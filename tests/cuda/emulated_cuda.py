@@ -24,8 +24,8 @@ BGEMM = structure(
 )
 EMIT = structure(
     "abcfx_cuda_emit_args",
-    "residual dst counts scale shift levels planes groups top left bottom right",
-    dict.fromkeys("residual dst counts scale shift".split(), P),
+    "residual dst counts inverse shift levels planes groups top left bottom right",
+    dict.fromkeys("residual dst counts inverse shift".split(), P),
 )
 WEIGHTS = structure(
     "abcfx_cuda_weights_args",
@@ -47,7 +47,10 @@ def kernels(form: str = "and") -> ctypes.CDLL:
 
 
 def call(name: str, args: ctypes.Structure, *more: Tensor | ctypes.Structure | None, form: str = "and") -> int:
-    pointers = [ctypes.byref(t) if isinstance(t, ctypes.Structure) else P(t if t is None else t.data_ptr()) for t in more]
+    def pointer(t: Tensor | ctypes.Structure | None) -> object:
+        return ctypes.byref(t) if isinstance(t, ctypes.Structure) else P(None if t is None else t.data_ptr())
+
+    pointers = [pointer(t) for t in more]
     return getattr(kernels(form), name)(ctypes.byref(args), *pointers)
 
 

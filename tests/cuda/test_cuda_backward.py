@@ -126,8 +126,8 @@ def test_input_gradient() -> None:
     words = -(-m * o // 64)
     packed = Guarded(1, c, 9 * words, dtype=torch.int64).tensor
     counts = Guarded(1, c, dtype=torch.int32).tensor
-    assert call("abcfx_cuda_pack_weights", WEIGHTS(signs.data_ptr(), packed.data_ptr(), counts.data_ptr(), None, 1, 1, c,
-                                                   9, m * o)) == OK  # fmt: skip
+    pointers = (signs.data_ptr(), packed.data_ptr(), counts.data_ptr(), None)
+    assert call("abcfx_cuda_pack_weights", WEIGHTS(*pointers, 1, 1, c, 9, m * o)) == OK
     scale, shift = gradients.code_levels(K, grad)
     beta, constant = activations.coefficients(scale, shift, K, "coded")
     # padded pixels have bits 0, +1 in every plane: where a tap lies outside, the product has B instead of code 0

@@ -58,7 +58,9 @@ def test_a_nan_gives_the_smallest_code() -> None:
     assert (dst.tensor == -8).all()
 
 
-@pytest.mark.parametrize(("field", "value"), [("planes", 0), ("planes", 9), ("gains", 0), ("width", 5), ("channels", 4)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("planes", 0), ("planes", 9), ("gains", 0), ("width", 5), ("channels", 4)]
+)
 def test_bad_arguments_are_refused(field: str, value: int) -> None:
     args, _dst, codes, _alive = problem((2, 3, 5, 4), "nhwc", 1, 4)
     codes = codes.permute(0, 3, 1, 2)

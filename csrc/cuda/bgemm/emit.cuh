@@ -38,11 +38,15 @@ __device__ __forceinline__ void emit_bits(const abcfx_cuda_emit_args& emit, cons
   }
 }
 
+__device__ __forceinline__ Levels levels_of(const abcfx_cuda_emit_args& emit) {
+  return {emit.levels, emit.planes, emit.levels == ABCFX_CODED ? *emit.inverse : 0.0f, emit.shift};
+}
+
 /// One output.
 __device__ __forceinline__ void emit_one(const abcfx_cuda_bgemm_args& args, const abcfx_cuda_emit_args& emit,
                                          const Window& w, uint32_t row, uint32_t o, float y) {
   const Halves halves(args, emit);
-  const unsigned minus = Levels(emit.levels, emit.planes, emit.scale, emit.shift).minus(y);
+  const unsigned minus = levels_of(emit).minus(y);
   const uint32_t half = halves.of(o), bit = o - halves.first(half);
   uint32_t bits[ABCFX_MAX_BASES];
 #pragma unroll
@@ -55,7 +59,7 @@ template <class T>
 __device__ __forceinline__ void emit_block(const abcfx_cuda_bgemm_args& args, const abcfx_cuda_emit_args& emit,
                                            const Window& w, uint32_t first_row, uint32_t first_col, uint32_t group,
                                            const float* tile) {
-  const Levels levels(emit.levels, emit.planes, emit.scale, emit.shift);
+  const Levels levels = levels_of(emit);
   const Halves halves(args, emit);
   const uint32_t left = w.cols - first_col, begin = group * w.cols + first_col;
   const uint32_t end = begin + (left < T::COLS ? left : T::COLS);

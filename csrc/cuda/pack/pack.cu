@@ -6,6 +6,10 @@
 namespace abcfx_cuda {
 namespace {
 
+__device__ __forceinline__ Levels levels_of(const abcfx_pack_args& args) {
+  return {args.levels, args.planes, args.levels == ABCFX_CODED ? __fdiv_rn(1.0f, args.scale[0]) : 0.0f, args.shift};
+}
+
 /// Values as they lie in memory, with the affine of abcfx/pack.h.
 template <class T>
 struct Stored {
@@ -18,24 +22,32 @@ struct Stored {
               t.stride_w % unit == 0 && (t.groups == 1 || t.channels / t.groups % 8 == 0);
   }
 
-  __device__ __forceinline__ unsigned minus(float x) const {
-    return Levels(args.levels, args.planes, args.scale, args.shift).minus(x);
-  }
+  struct Reader {
+    const abcfx_pack_args& args;
+    bool aligned;
+    Levels levels;
 
-  __device__ __forceinline__ void eight(const Pixel& pixel, int64_t c, int many, float (&value)[8]) const {
-    const T* src = (const T*)args.src + pixel.n * args.stride_n + pixel.y * args.stride_h + pixel.from * args.stride_w;
-    if (aligned && many == 8) {
-      load_eight(src + c, value);
-    } else {
+    __device__ __forceinline__ explicit Reader(const Stored& from)
+        : args(from.args), aligned(from.aligned), levels(levels_of(from.args)) {}
+
+    __device__ __forceinline__ unsigned minus(float x) const { return levels.minus(x); }
+
+    __device__ __forceinline__ void eight(const Pixel& pixel, int64_t c, int many, float (&value)[8]) const {
+      const T* src = (const T*)args.src + pixel.n * args.stride_n + pixel.y * args.stride_h +
+                     pixel.from * args.stride_w;
+      if (aligned && many == 8) {
+        load_eight(src + c, value);
+      } else {
 #pragma unroll
-      for (int b = 0; b < 8; ++b) value[b] = b < many ? wide(src[(c + b) * args.stride_c]) : 0.0f;
-    }
-    if (!args.gain) return;
+        for (int b = 0; b < 8; ++b) value[b] = b < many ? wide(src[(c + b) * args.stride_c]) : 0.0f;
+      }
+      if (!args.gain) return;
 #pragma unroll
-    for (int b = 0; b < 8; ++b) {
-      if (b < many) value[b] = __fadd_rn(__fmul_rn(value[b], args.gain[c + b]), args.offset[c + b]);
+      for (int b = 0; b < 8; ++b) {
+        if (b < many) value[b] = __fadd_rn(__fmul_rn(value[b], args.gain[c + b]), args.offset[c + b]);
+      }
     }
-  }
+  };
 };
 
 }  // namespace

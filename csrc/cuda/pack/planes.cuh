@@ -40,10 +40,10 @@ __device__ __forceinline__ uint64_t transposed(uint64_t x) {
   return x ^ t ^ (t << 28);
 }
 
-/// Byte q: plane q of `many` (1 to 8) channels from c on. Source::eight(pixel, c, many, value) gives the values,
-/// Source::minus(value) the bits of one.
-template <class Source>
-__device__ __forceinline__ uint64_t planes_of_eight(const Source& source, const Pixel& pixel, int64_t c, int many) {
+/// Byte q: plane q of `many` (1 to 8) channels from c on. A Reader is made once in a thread, of the Source that a launch
+/// passes: eight(pixel, c, many, value) gives the values, minus(value) the bits of one.
+template <class Reader>
+__device__ __forceinline__ uint64_t planes_of_eight(const Reader& source, const Pixel& pixel, int64_t c, int many) {
   float value[8];
   source.eight(pixel, c, many, value);
   uint64_t codes = 0;
@@ -77,6 +77,7 @@ template <class Source>
 __global__ void __launch_bounds__(256) pack_kernel_channels(const Source source, int32_t* counts, uint32_t pixels,
                                                             uint32_t words) {
   const abcfx_pack_args& args = source.args;
+  const typename Source::Reader reader(source);
   const uint32_t groups = (uint32_t)args.groups, each = groups * words, byte = threadIdx.x % 8;
   const uint32_t index = blockIdx.x * 32 + threadIdx.x / 8;  // of the word
   const bool real = index / each < pixels;
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(256) pack_kernel_channels(const Source source,
   const Word word(args, index % each, words);
   const int many = word.left - 8 * (int)byte < 8 ? word.left - 8 * (int)byte : 8;
   const bool some = real && pixel.inside && many > 0;
-  const uint64_t bytes = some ? planes_of_eight(source, pixel, word.first + 8 * byte, many) : 0;
+  const uint64_t bytes = some ? planes_of_eight(reader, pixel, word.first + 8 * byte, many) : 0;
 #pragma unroll
   for (int q = 0; q < ABCFX_MAX_BASES; ++q) {
     if (q >= args.planes) continue;
@@ -103,6 +104,7 @@ template <class Source>
 __global__ void __launch_bounds__(256) pack_kernel_pixels(const Source source, int32_t* counts, uint32_t pixels,
                                                           uint32_t words) {
   const abcfx_pack_args& args = source.args;
+  const typename Source::Reader reader(source);
   const uint32_t thread = blockIdx.x * 256 + threadIdx.x, groups = (uint32_t)args.groups;
   if (thread / pixels >= groups * words) return;
   const Pixel pixel(args, thread % pixels);
@@ -110,7 +112,7 @@ __global__ void __launch_bounds__(256) pack_kernel_pixels(const Source source, i
   uint64_t planes[ABCFX_MAX_BASES] = {};
   for (int c = 0; pixel.inside && c < word.left; c += 8) {
     const int many = word.left - c < 8 ? word.left - c : 8;
-    const uint64_t bytes = planes_of_eight(source, pixel, word.first + c, many);
+    const uint64_t bytes = planes_of_eight(reader, pixel, word.first + c, many);
 #pragma unroll
     for (int q = 0; q < ABCFX_MAX_BASES; ++q) planes[q] |= (bytes >> 8 * q & 255) << c;
   }

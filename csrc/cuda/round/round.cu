@@ -62,23 +62,31 @@ struct Rounded {
   abcfx_round_args from;
   const int64_t* seed;
 
-  __device__ __forceinline__ unsigned minus(float k) const {
-    const int all = (1 << from.planes) - 1;
-    return ~(from.planes == 1 ? ((int)k + 1) / 2 : (int)k + (1 << (from.planes - 1))) & (unsigned)all;
-  }
+  struct Reader {
+    const abcfx_round_args& from;
+    int64_t channels;  ///< of the image
+    Rounding rounding;
 
-  __device__ __forceinline__ void eight(const Pixel& pixel, int64_t first, int many, float (&value)[8]) const {
-    const Rounding rounding(from, seed);
-    const int64_t index = (pixel.n * from.height + pixel.y) * from.width + pixel.from;
-    const float inverse = from.inverse[pixel.n * from.inverse_step];
-#pragma unroll
-    for (int b = 0; b < 8; ++b) {
-      const uint32_t at = (uint32_t)first + b, c = at % (uint32_t)from.channels;
-      value[b] = b < many ? rounding.code(from.src[element(from, pixel.n, pixel.y, pixel.from, c)], from.gain[at], inverse,
-                                          (uint32_t)(index * args.channels + at))
-                          : 0.0f;
+    __device__ __forceinline__ explicit Reader(const Rounded& source)
+        : from(source.from), channels(source.args.channels), rounding(from, source.seed) {}
+
+    __device__ __forceinline__ unsigned minus(float k) const {
+      const int all = (1 << from.planes) - 1;
+      return ~(from.planes == 1 ? ((int)k + 1) / 2 : (int)k + (1 << (from.planes - 1))) & (unsigned)all;
     }
-  }
+
+    __device__ __forceinline__ void eight(const Pixel& pixel, int64_t first, int many, float (&value)[8]) const {
+      const int64_t index = ((pixel.n * from.height + pixel.y) * from.width + pixel.from) * channels;
+      const float inverse = from.inverse[pixel.n * from.inverse_step];
+#pragma unroll
+      for (int b = 0; b < 8; ++b) {
+        if (b >= many) continue;
+        const uint32_t at = (uint32_t)first + b, c = at % (uint32_t)from.channels;
+        const float grad = from.src[element(from, pixel.n, pixel.y, pixel.from, c)];
+        value[b] = rounding.code(grad, from.gain[at], inverse, (uint32_t)(index + at));
+      }
+    }
+  };
 };
 
 bool valid(const abcfx_round_args& t) {

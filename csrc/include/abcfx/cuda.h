@@ -68,7 +68,8 @@ struct abcfx_cuda_emit_args {
   const void* residual;  ///< NULL: none
   uint64_t* dst;         ///< [images][top + out_h + bottom][planes][left + out_w + right][groups * words], next layer's
   int32_t* counts;       ///< [images][top + out_h + bottom][planes][left + out_w + right][groups], or NULL
-  const float *scale, *shift;
+  const float* inverse;  ///< coded: f32[1], 1 / scale of abcfx/pack.h, so that no kernel has to divide
+  const float* shift;    ///< as in abcfx/pack.h
   int64_t levels;  ///< enum abcfx_levels
   int64_t planes;  ///< 1 to 8
   int64_t groups;  ///< of the next layer
