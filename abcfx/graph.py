@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_leaves
 
 try:
-    from torch.fx.experimental.symbolic_shapes import optimization_hint  # noqa: F401  for the passes
+    from torch.fx.experimental.symbolic_shapes import optimization_hint
 except ImportError:  # its name before torch 2.12
     from torch.fx.experimental.symbolic_shapes import hint_int as optimization_hint  # noqa: F401
 

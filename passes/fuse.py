@@ -13,7 +13,6 @@ import torch
 from abcfx.passes._glue import (
     ADDS,
     CLIPS,
-    NO_LIMIT,
     NORMS,
     SLOPES,
     AddView,

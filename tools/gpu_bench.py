@@ -102,19 +102,28 @@ class Bench:
         x = self.torch.randn(batch, c, image, image, device=self.device)
         x = x.contiguous(memory_format=self.torch.channels_last)
         geometry = (c, [size] * 2, [stride] * 2, [pad] * 2, [1, 1], 1)
-        return lambda: self.k.conv2d(self.k.pack_image(x, *levels, n, "coded", 1, [pad, pad]), *weights, *levels, "coded", *geometry)
+        return lambda: self.k.conv2d(
+            self.k.pack_image(x, *levels, n, "coded", 1, [pad, pad]), *weights, *levels, "coded", *geometry
+        )
 
     def tf32(self, on: bool) -> None:
         self.torch.backends.cuda.matmul.allow_tf32 = self.torch.backends.cudnn.allow_tf32 = on
 
     def rivals_linear(self, rows: int, depth: int, outputs: int) -> Row:
         t, found = self.torch, {}
-        for name, dtype, tf32 in (("f32", t.float32, False), ("tf32", t.float32, True), ("f16", t.float16, False), ("bf16", t.bfloat16, False)):
+        for name, dtype, tf32 in (
+            ("f32", t.float32, False),
+            ("tf32", t.float32, True),
+            ("f16", t.float16, False),
+            ("bf16", t.bfloat16, False),
+        ):
             self.tf32(tf32)
             a, b = (t.randn(shape, device=self.device, dtype=dtype) for shape in ((rows, depth), (depth, outputs)))
             found[name] = self.ms(lambda a=a, b=b: a @ b)
         if rows > 16:
-            a, b = (t.randint(-9, 9, shape, device=self.device, dtype=t.int8) for shape in ((rows, depth), (depth, outputs)))
+            a, b = (
+                t.randint(-9, 9, shape, device=self.device, dtype=t.int8) for shape in ((rows, depth), (depth, outputs))
+            )
             found["int8"] = self.ms(lambda: t._int_mm(a, b))
         return found
 
@@ -122,7 +131,9 @@ class Bench:
         t, found = self.torch, {}
         for name, dtype, tf32 in (("f32", t.float32, False), ("tf32", t.float32, True), ("f16", t.float16, False)):
             self.tf32(tf32)
-            x = t.randn(batch, c, image, image, device=self.device, dtype=dtype).contiguous(memory_format=t.channels_last)
+            x = t.randn(batch, c, image, image, device=self.device, dtype=dtype).contiguous(
+                memory_format=t.channels_last
+            )
             w = t.randn(o, c, size, size, device=self.device, dtype=dtype).contiguous(memory_format=t.channels_last)
             found[name] = self.ms(lambda x=x, w=w: t.nn.functional.conv2d(x, w, None, stride, size // 2))
         return found
@@ -135,12 +146,25 @@ class Bench:
                 copy = 2 * size / self.ms(lambda: y.copy_(x)) / 1e6  # noqa: B023
                 for n in (1, 2, 4):
                     ms = self.ms(lambda: self.k.pack_rows(x, *self.levels(), n, "coded"))  # noqa: B023
-                    yield {"rows": rows, "depth": depth, "dtype": dtype, "N": n, "ms": ms, "read_gb_s": size / ms / 1e6, "copy_gb_s": copy}
+                    yield {
+                        "rows": rows,
+                        "depth": depth,
+                        "dtype": dtype,
+                        "N": n,
+                        "ms": ms,
+                        "read_gb_s": size / ms / 1e6,
+                        "copy_gb_s": copy,
+                    }
 
     def gemm(self):
         for size in [64] if self.quick else [1024, 2048, 4096, 8192, 16384]:
             ms = self.ms(self.linear(size, size, size, 1, 1)[0])
-            yield {"size": size, "ms": ms, "tops": 2e-9 * size**3 / ms, "percent_of_15.5P": 2e5 * size**3 / ms / B1_PEAK}
+            yield {
+                "size": size,
+                "ms": ms,
+                "tops": 2e-9 * size**3 / ms,
+                "percent_of_15.5P": 2e5 * size**3 / ms / B1_PEAK,
+            }
 
     def fused(self):
         for size in [64] if self.quick else [1024, 4096, 8192]:
@@ -158,7 +182,14 @@ class Bench:
             for layer in layers:
                 rivals = self.rivals_conv(*layer)
                 for m, n in [(1, 1), (2, 2), (3, 3)]:
-                    yield {"net": net, "layer": str(layer), "M": m, "N": n, "ms": self.ms(self.conv(*layer, m, n)), **rivals}
+                    yield {
+                        "net": net,
+                        "layer": str(layer),
+                        "M": m,
+                        "N": n,
+                        "ms": self.ms(self.conv(*layer, m, n)),
+                        **rivals,
+                    }
 
     def author(self):
         layer = (64, 8, 3, 1, 1, 5) if self.quick else (128, 128, 3, 1, 32, 50)
@@ -171,7 +202,14 @@ class Bench:
         for depth, outputs in [(64, 64)] if self.quick else [(4096, 4096), (4096, 11008), (8192, 8192)]:
             rivals = self.rivals_linear(1, depth, outputs)
             for m, n in [(1, 1), (2, 2), (2, 4)]:
-                yield {"depth": depth, "outputs": outputs, "M": m, "N": n, "ms": self.ms(self.linear(1, depth, outputs, m, n)[1]), **rivals}
+                yield {
+                    "depth": depth,
+                    "outputs": outputs,
+                    "M": m,
+                    "N": n,
+                    "ms": self.ms(self.linear(1, depth, outputs, m, n)[1]),
+                    **rivals,
+                }
 
     def models(self):
         import torchvision
@@ -232,7 +270,14 @@ def measure(name: str, device: str, quick: bool, seconds: float) -> list[Row]:
 
 
 def markdown(results: Row) -> str:
-    lines = [f"# GPU: {results['chip']}", "", f"{results['date']}, torch {results['torch']}", "", f"    {results['command']}", ""]
+    lines = [
+        f"# GPU: {results['chip']}",
+        "",
+        f"{results['date']}, torch {results['torch']}",
+        "",
+        f"    {results['command']}",
+        "",
+    ]
     for name, rows in results["sections"].items():
         lines += [f"## {name}", ""]
         keys = list(dict.fromkeys(key for row in rows for key in row if key != "tail"))

@@ -5,8 +5,8 @@
     lut    uint8 [groups, ⌈O/groups/lanes⌉, V, taps, ⌈c/8⌉, lanes]     byte shuffles over tables of partial sums
 
 V = M, or ⌈M/2⌉ where the outputs of a group fill half a vector: then two planes share it (csrc/include/abcfx/lut.h).
-`lanes` is 8 for xnor, 1 for xnor on a CUDA device; for lut the bytes of a vector of its kernel, 32 or 64. The dtype of packed weights
-says which method the abc_k ops run.
+`lanes` is 8 for xnor, 1 for xnor on a CUDA device; for lut the bytes of a vector of its kernel, 32 or 64. The dtype of
+packed weights says which method the abc_k ops run.
 """
 
 from __future__ import annotations

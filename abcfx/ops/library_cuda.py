@@ -49,7 +49,7 @@ def problem() -> str | None:
 
 @cache
 def variant(index: int | None = None) -> str:
-    """ "sm_90": what the kernels run on, on the device of this index (None: the current one); "reference" without them."""
+    """ "sm_90": what they run on, on the device of this index (None: the current one); "reference" without them."""
     if not loaded() or not torch.cuda.is_available():
         return NO_KERNELS
     major, minor = torch.cuda.get_device_capability(index)

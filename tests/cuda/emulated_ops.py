@@ -24,7 +24,11 @@ CONVOLUTIONS = {
     "pointwise": (130, 2, 10, (1, 1), (1, 1), (0, 0), (1, 1), (2, 3, 4), 3, 2),
     "all padding": (32, 1, 8, (5, 5), (1, 1), (4, 4), (1, 1), (1, 3, 3), 1, 2),
 }
-LINEAR = {"one row": (1, 200, 40, 2, 2), "rows": (70, 65, 33, 1, 3), "deep": (3, 1300, 8, 3, 1)}  # rows, depth, outputs, M, N
+LINEAR = {
+    "one row": (1, 200, 40, 2, 2),
+    "rows": (70, 65, 33, 1, 3),
+    "deep": (3, 1300, 8, 3, 1),
+}  # rows, depth, outputs, M, N
 
 
 def levels_of(name: str, planes: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +96,9 @@ def check_refusals() -> None:
         return "no error"
 
     bases = torch.ones(1, 8, 1, 64, dtype=torch.int8)
-    assert "lanes must be 1 on a CUDA device (a whole reduction contiguous), got 8" in said(lambda: k.pack_weights(bases, 1, 8))
+    assert "lanes must be 1 on a CUDA device (a whole reduction contiguous), got 8" in said(
+        lambda: k.pack_weights(bases, 1, 8)
+    )
     x, (scale, shift) = torch.randn(4, 64), levels_of("coded", 1)
     bits = k.pack_rows(x, scale, shift, 1, "coded")
     packed, alpha, tap_sums, bias = weights_of(1, 8, 1, 64, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import abcfx  # noqa: F401  registers the ops
+import abcfx
 from abcfx.ops import library_cuda
 from abcfx.ops.choose import forcing
 from abcfx.ops.kernel_weights import CUDA_LANES, pack_weights
@@ -14,7 +14,12 @@ k = torch.ops.abc_k
 REFUSAL = library_cuda.refusal(library_cuda.variant())
 pytestmark = pytest.mark.skipif(REFUSAL is not None, reason=f"no CUDA kernels: {REFUSAL}")
 SHAPES = [(1, 200, 40), (5, 64, 8), (300, 1000, 130), (2048, 4096, 512)]
-CONVOLUTIONS = [(64, 1, 64, 3, 1, 1, 14), (128, 1, 128, 3, 1, 1, 50), (128, 2, 96, 3, 2, 1, 15), (256, 1, 64, 1, 1, 0, 9)]
+CONVOLUTIONS = [
+    (64, 1, 64, 3, 1, 1, 14),
+    (128, 1, 128, 3, 1, 1, 50),
+    (128, 2, 96, 3, 2, 1, 15),
+    (256, 1, 64, 1, 1, 0, 9),
+]
 
 
 def operands(m: int, outputs: int, taps: int, channels: int, planes: int, groups: int = 1) -> tuple:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from abcfx.passes.lower import packed_shapes
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import kernel_weights, library_cuda
@@ -11,7 +12,6 @@ from abcfx.ops.choose import choose, forcing
 from abcfx.ops.kernel_weights import CUDA_LANES, lanes_of, packed_shape, weight_signs
 from abcfx.ops.weight_cache import WeightRecipe
 from abcfx.ops.workload import Workload
-from abcfx.passes.lower import packed_shapes
 from abcfx.plan import LayerPlan
 
 CUDA = torch.device("cuda", 0)
@@ -30,7 +30,9 @@ def test_without_the_library_layers_are_dense_and_say_why(monkeypatch: pytest.Mo
     assert (choice.form, choice.reason) == ("dense", "it is not installed")
 
 
-@pytest.mark.parametrize(("variant", "form"), [("sm_75", "xnor"), ("sm_90", "xnor"), ("sm_100", "dense"), ("sm_120", "dense")])
+@pytest.mark.parametrize(
+    ("variant", "form"), [("sm_75", "xnor"), ("sm_90", "xnor"), ("sm_100", "dense"), ("sm_120", "dense")]
+)
 def test_bit_units_decide(variant: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, variant)
     choice = choose(BIG, LayerPlan(1, 1), CUDA)
@@ -44,7 +46,9 @@ def test_threads_of_the_cpu_do_not_matter_and_tables_are_not_for_gpus(monkeypatc
     with forcing("lut"):
         assert "one for CPUs" in choose(BIG, LayerPlan(1, 1), CUDA).reason
     assert "thread" not in choose(BIG, LayerPlan(1, 1), CUDA).reason
-    wide = Workload.convolution((64, 64, 1, 33), torch.float32, (1, 64, 1, 99), ((1, 1), (0, 0), (1, 1), False, (0, 0), 1))
+    wide = Workload.convolution(
+        (64, 64, 1, 33), torch.float32, (1, 64, 1, 99), ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
+    )
     assert "33 taps along an axis" in choose(wide, LayerPlan(1, 1), CUDA).reason
 
 
