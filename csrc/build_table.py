@@ -42,7 +42,7 @@ def binding_sources() -> list[Path]:
     return sorted(path for path in (ROOT / "binding").rglob("*.cpp") if not path.name.startswith("cuda_"))
 
 
-# What nvcc compiles code for. sm_100 and later have no bit units; their binary holds the pack and matrix-vector kernels.
+# What nvcc compiles code for. sm_100 and later have no bit units; theirs holds the pack and matrix-vector kernels.
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100")
 # Files whose instructions exist on one architecture only; for others they would compile to a trap.
 ONLY_FOR = {"launch.cu": ("90a",)}
