@@ -3,13 +3,18 @@
 Every file of csrc/cpu that needs instructions of its own is compiled with that file's flags only, those of
 csrc/build_table.py; which of them runs is decided on the user's machine. If the library cannot be built, the package is
 installed without it, says so, and runs on its pure-torch reference: `python -m abcfx doctor` repeats the reason.
+
+The CUDA kernels are a second library, built where torch has CUDA and nvcc is there. ABCFX_CUDA=0 leaves it out;
+ABCFX_CUDA=1 builds it also beside a torch without CUDA, to be taken to a machine that has one.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +25,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.errors import CompileError, ExecError, LinkError, PlatformError
 
 try:
-    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, include_paths, library_paths
 except ImportError:
     BuildExtension = None
 
@@ -29,6 +35,7 @@ TABLE = SimpleNamespace(**runpy.run_path(str(ROOT / "csrc" / "build_table.py")))
 INCLUDE = str(TABLE.INCLUDE)  # absolute: ninja compiles from another directory
 COMMON, FLAGS = TABLE.COMMON, TABLE.FLAGS
 LIBRARY = "abcfx._kernels"
+CUDA_LIBRARY = "abcfx._kernels_cuda"
 TORCH_TARGET = "0x020a000000000000"  # the oldest LibTorch that the library loads into: 2.10
 BUILD_ERRORS = (CompileError, LinkError, ExecError, PlatformError, RuntimeError, OSError, subprocess.SubprocessError)
 
@@ -52,12 +59,62 @@ def extensions() -> list[Extension]:
         language="c++",
         optional=True,
     )
-    extension.depends = [path.as_posix() for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inc")]
+    extension.depends = headers()
+    return [extension, *cuda_extensions()]
+
+
+def headers() -> list[str]:
+    return [path.as_posix() for path in Path("csrc").rglob("*") if path.suffix in (".h", ".inc", ".cuh")]
+
+
+def nvcc() -> str | None:
+    """Where torch will look for it."""
+    found = Path(CUDA_HOME or "") / "bin" / "nvcc"
+    return str(found) if CUDA_HOME and found.is_file() else shutil.which("nvcc")
+
+
+def cuda_extensions() -> list[Extension]:
+    """The fat binary of csrc/cuda and its binding. The CUDA runtime is linked in, so that only the driver must fit."""
+    wanted = os.environ.get("ABCFX_CUDA", "")
+    compiler = nvcc()
+    if wanted == "0" or (wanted != "1" and not torch.version.cuda) or sys.platform != "linux":
+        return []
+    if compiler is None:
+        warn("nvcc is not there: install the CUDA toolkit, or set CUDA_HOME.", "CUDA kernels")
+        return []
+    torch_libraries = [
+        name
+        for name in ("c10", "torch", "torch_cpu", "torch_cuda")
+        if any((Path(folder) / f"lib{name}.so").is_file() for folder in library_paths())
+    ]
+    extension = Extension(
+        CUDA_LIBRARY,
+        [path.relative_to(ROOT).as_posix() for path in TABLE.cuda_sources()],
+        include_dirs=[INCLUDE, str(TABLE.ROOT / "binding" / "cuda"), *include_paths()],
+        library_dirs=[*library_paths(), *toolkit_libraries(compiler)],
+        libraries=[*torch_libraries, "cudart_static", "rt", "dl", "pthread"],
+        # without --no-as-needed the linker may drop torch_cuda, which nothing else would load before us
+        extra_link_args=["-Wl,--no-as-needed"],
+        extra_compile_args={
+            "cxx": [*COMMON, "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"],
+            "nvcc": TABLE.nvcc_flags(""),
+        },
+        language="c++",
+        optional=True,
+    )
+    extension.depends = headers()
     return [extension]
 
 
-def warn(reason: str) -> None:
-    lines = ["abcfx: the compiled kernels were NOT built.", reason, "Everything runs, slowly, on plain torch."]
+def toolkit_libraries(compiler: str) -> list[str]:
+    """Folders with the CUDA runtime, as nvcc itself would link it: toolkits differ in where it is."""
+    said = subprocess.run([compiler, "--dryrun", "-x", "cu", os.devnull, "-o", "none"], capture_output=True, text=True)
+    line = next((line for line in said.stderr.splitlines() if "LIBRARIES=" in line), "")
+    return [folder for folder in re.findall(r'-L([^" ]+)', line) if not folder.endswith("stubs")]
+
+
+def warn(reason: str, what: str = "compiled kernels") -> None:
+    lines = [f"abcfx: the {what} were NOT built.", reason, "Everything runs, slowly, on plain torch."]
     print("\n".join(["*" * 78, *lines, "*" * 78]), file=sys.stderr)
 
 
@@ -74,11 +131,24 @@ class BuildKernels(BuildExtension or object):
         except BUILD_ERRORS as error:
             warn(f"{type(error).__name__}: {error}")
 
+    def build_extensions(self) -> None:
+        """One after the other: what is wrong with nvcc must not cost the CPU library."""
+        every = self.extensions
+        for ext in every:
+            self.extensions = [ext]
+            try:
+                super().build_extensions()
+            except BUILD_ERRORS as error:
+                warn(f"{type(error).__name__}: {error}", "CUDA kernels" if ext.name == CUDA_LIBRARY else LIBRARY)
+        self.extensions = every
+
     def build_extension(self, ext: Extension) -> None:
         """Compiles the groups with special flags first, then everything else, which it links with them."""
-        plain = [path for path in ext.sources if Path(path).name not in FLAGS]
-        special = [path for path in ext.sources if Path(path).name in FLAGS]
-        for name, flags in FLAGS.items():
+        cuda = ext.name == CUDA_LIBRARY
+        flags = {name: {"cxx": [], "nvcc": TABLE.nvcc_flags(name)} for name in TABLE.ONLY_FOR} if cuda else FLAGS
+        plain = [path for path in ext.sources if Path(path).name not in flags]
+        special = [path for path in ext.sources if Path(path).name in flags]
+        for name, own in flags.items():
             group = [path for path in special if Path(path).name == name]
             if not group:
                 continue
@@ -88,14 +158,17 @@ class BuildKernels(BuildExtension or object):
                 group,
                 output_dir=directory,
                 include_dirs=[INCLUDE],
-                extra_postargs=[*COMMON, *flags],
+                extra_postargs=own if cuda else [*COMMON, *own],
                 depends=ext.depends,
             )
         ext.sources = plain
+        build_temp = self.build_temp
+        if cuda:  # a build file of its own for ninja, beside that of the CPU library
+            self.build_temp = os.path.join(build_temp, "cuda")
         try:
             super().build_extension(ext)
         finally:
-            ext.sources = plain + special
+            ext.sources, self.build_temp = plain + special, build_temp
 
 
 class AnyPythonWheel(bdist_wheel):

@@ -1,4 +1,4 @@
-"""Which files of csrc/cpu are compiled for a machine, and with which flags.
+"""Which files of csrc are compiled for a machine, and with which flags.
 
 The one home of it: setup.py builds the installed library from this table; the tests build from it the same kernels
 under sanitizers and for other processors. No imports of the package, which does not exist yet when setup.py runs.
@@ -38,5 +38,23 @@ def kernel_sources(machine: str) -> list[Path]:
 
 
 def binding_sources() -> list[Path]:
-    """The only files that include headers of torch."""
-    return sorted((ROOT / "binding").rglob("*.cpp"))
+    """The only files that include headers of torch: those of the CPU library."""
+    return sorted(path for path in (ROOT / "binding").rglob("*.cpp") if not path.name.startswith("cuda_"))
+
+
+# What nvcc compiles code for. sm_100 and later have no bit units; theirs holds the pack and matrix-vector kernels.
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100")
+# Files whose instructions exist on one architecture only; for others they would compile to a trap.
+ONLY_FOR = {"launch.cu": ("90a",)}
+
+
+def cuda_sources() -> list[Path]:
+    """The CUDA library: kernels for nvcc, its binding, and the host function that it shares with the CPU library."""
+    binding = (ROOT / "binding").rglob("cuda_*.cpp")
+    return sorted([*(ROOT / "cuda").rglob("*.cu"), *binding, ROOT / "cpu" / "padding" / "padding.cpp"])
+
+
+def nvcc_flags(name: str) -> list[str]:
+    """Of a .cu file, by its name; -ffp-contract has no meaning for device code, whose kernels round where they say."""
+    codes = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in ONLY_FOR.get(name, ARCHITECTURES)]
+    return ["-std=c++20", "-O3", "-Xcompiler", "-fvisibility=hidden", *codes]

@@ -309,8 +309,8 @@ def _decide(
     dtype = None if reason is None else compute_dtype(tensor.dtype)
     key = (found, recipe, dtype)
     if key not in shared:
-        shapes = packed_shapes(shape, recipe) if dtype is None else {"dense": (shape, dtype)}
         device = value(layer.weight).device
+        shapes = packed_shapes(shape, recipe, device) if dtype is None else {"dense": (shape, dtype)}
         shared[key] = tuple(
             add_placeholder(gm, f"abc_{role}_{len(inputs)}", torch.empty(size, dtype=kept, device=device))
             for role, (size, kept) in shapes.items()
@@ -334,10 +334,12 @@ def workload_of(layer: AbcLinearView | AbcConvView | LinearView | ConvView) -> W
     return Workload.convolution(weight, x.dtype, shape, geometry, compiled=True, channels_last=last)
 
 
-def packed_shapes(weight: tuple[int, ...], recipe: WeightRecipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shapes and dtypes of what `weight_cache.packed` makes of a weight [o, channels/groups, *kernel]."""
+def packed_shapes(
+    weight: tuple[int, ...], recipe: WeightRecipe, device: torch.device
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shapes and dtypes of what `weight_cache.packed` makes of a weight [o, channels/groups, *kernel] there."""
     outputs, channels, *kernel = weight
-    taps, lanes = torch.Size(kernel).numel(), lanes_of(recipe.method)
+    taps, lanes = torch.Size(kernel).numel(), lanes_of(recipe.method, device)
     bits = packed_shape(recipe.weight_bases, outputs, taps, channels, recipe.groups, lanes)
     return {
         "bits": (bits, packed_dtype(lanes)),

@@ -19,7 +19,7 @@ from rich.text import Text
 
 import abcfx
 from abcfx.cli import machine
-from abcfx.ops import library
+from abcfx.ops import library, library_cuda
 from abcfx.ops.choose import forcing
 from abcfx.ops.weight_cache import WeightRecipe, dequantized
 from abcfx.quant import activations
@@ -158,7 +158,10 @@ def _cuda() -> Finding:
     nvcc = shutil.which("nvcc")
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
     if torch.cuda.is_available():
-        return Finding("CUDA", f"{torch.cuda.get_device_name()}, {built}", "note")
+        value = f"{torch.cuda.get_device_name()}, {built}; "
+        if reason := library_cuda.refusal(library_cuda.variant()):
+            return Finding("CUDA", f"{value}layers there run in dense form: {reason}", "note")
+        return Finding("CUDA", f"{value}kernels for {library_cuda.variant()} in {library_cuda.path()}", "good")
     return Finding("CUDA", f"no device, {built}" + (f", nvcc at {nvcc}" if nvcc else ""), "note")
 
 

@@ -72,6 +72,39 @@ RATES: dict[str, Rates] = {
         pack_value=1.0, pack_plane=0.3, lookup=0.7, table_value=0.5, lut_sum=0.5,
         linear_mac=7, convolution_mac=7, reorder=3, quantize=1.5,
     ),
+    # GPUs, named by compute capability; one "core" is the whole device. None of it was ever measured: bit units at a
+    # third of the data sheet's peak of the largest device of its kind, f32 products at 0.8 of it, convolutions in tf32
+    # (as torch has it by default) at half, bandwidth at 0.8. An abc_k product is four launches, a pack one.
+    "sm_75": Rates(
+        ghz=1.6, efficiency=0, bandwidth=250, cache_bandwidth=700, cache_mb=4, kernel_us=10, float_us=6,
+        xnor_mac=5e4, xnor_sum=2e-3,
+        pack_value=1e-3, pack_plane=3e-4, lookup=1, table_value=1, lut_sum=1,
+        linear_mac=2000, convolution_mac=2000, reorder=0, quantize=5e-4,
+    ),
+    "sm_80": Rates(
+        ghz=1.4, efficiency=0, bandwidth=1250, cache_bandwidth=3500, cache_mb=40, kernel_us=10, float_us=6,
+        xnor_mac=6e5, xnor_sum=3e-4,
+        pack_value=3e-4, pack_plane=8e-5, lookup=1, table_value=1, lut_sum=1,
+        linear_mac=5500, convolution_mac=27000, reorder=0, quantize=1.5e-4,
+    ),
+    "sm_86": Rates(
+        ghz=1.7, efficiency=0, bandwidth=700, cache_bandwidth=2000, cache_mb=6, kernel_us=10, float_us=6,
+        xnor_mac=1.1e5, xnor_sum=4e-4,
+        pack_value=4e-4, pack_plane=1e-4, lookup=1, table_value=1, lut_sum=1,
+        linear_mac=8000, convolution_mac=9000, reorder=0, quantize=2e-4,
+    ),
+    "sm_89": Rates(
+        ghz=2.4, efficiency=0, bandwidth=800, cache_bandwidth=3500, cache_mb=70, kernel_us=10, float_us=6,
+        xnor_mac=1.8e5, xnor_sum=3e-4,
+        pack_value=3e-4, pack_plane=8e-5, lookup=1, table_value=1, lut_sum=1,
+        linear_mac=13000, convolution_mac=15000, reorder=0, quantize=1.5e-4,
+    ),
+    "sm_90": Rates(
+        ghz=1.75, efficiency=0, bandwidth=2700, cache_bandwidth=5500, cache_mb=50, kernel_us=10, float_us=6,
+        xnor_mac=1.4e6, xnor_sum=3e-4,
+        pack_value=3e-4, pack_plane=8e-5, lookup=1, table_value=1, lut_sum=1,
+        linear_mac=15000, convolution_mac=70000, reorder=0, quantize=1.5e-4,
+    ),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import torch
 
 from abcfx import debug
 from abcfx.cost import predict, rates_for
-from abcfx.ops import library
+from abcfx.ops import library, library_cuda
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 
@@ -28,6 +28,8 @@ from abcfx.plan import LayerPlan
 MIN_CHANNELS = 16
 # Larger windows would overflow the 16-bit sums of the table kernel (csrc/include/abcfx/lut.h).
 MAX_TAPS = 256
+# Taps along one axis: the CUDA kernels number the padding classes of a window in 64 entries (abcfx/cuda_prepare.h).
+MAX_CUDA_TAPS = 32
 
 _forced: ContextVar[str] = ContextVar("abcfx_form", default="")
 _tuning: ContextVar[bool] = ContextVar("abcfx_autotune", default=False)
@@ -55,8 +57,14 @@ class Choice:
 def choose(workload: Workload, plan: LayerPlan, device: torch.device) -> Choice:
     """The form of a layer with this work. The same question is answered from memory."""
     settings = forced_form(), _tuning.get() or debug.autotune_wanted()
-    variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
-    return _choose(workload, plan, device.type, variants, torch.get_num_threads(), *settings)
+    return _choose(workload, plan, device.type, *runs_on(device), *settings)
+
+
+def runs_on(device: torch.device) -> tuple[tuple[str, str], int]:
+    """(variant of the popcount kernel, of the table kernel) on this device, and threads; "reference": there is none."""
+    if device.type == "cuda":
+        return (library_cuda.variant(device.index), "reference"), 1
+    return (library.kernel_variant("bgemm"), library.kernel_variant("lut")), torch.get_num_threads()
 
 
 def forced_form() -> str:
@@ -71,13 +79,13 @@ def float_and_forms_ms(workload: Workload, plan: LayerPlan, device: torch.device
     """
     if workload.geometry and workload.geometry[3]:
         return {}, False
-    variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
+    variants, threads = runs_on(device)
     applies = [form for form, reason in methods(workload, device.type, variants).items() if reason is None]
     if (_tuning.get() or debug.autotune_wanted()) and device.type == "cpu" and workload.input is not None:
         from abcfx.ops.candidates import measure  # it runs the layers, which ask this file
 
         return measure(workload, plan, [*applies, "float"]), True
-    predicted = predict(workload.dims(plan, torch.get_num_threads()), rates_for(variants[0]))
+    predicted = predict(workload.dims(plan, threads), rates_for(variants[0]))
     return {form: predicted[form] for form in [*applies, "float"]}, False
 
 
@@ -123,7 +131,8 @@ def _choose(
         ms = {form: predicted[form] for form in forms}
     best = min(ms, key=ms.__getitem__)
     products = plan.weight_bases * plan.activation_bases
-    here = f"on {variant} with {threads} thread{'s' if threads > 1 else ''}"
+    cores = "" if device == "cuda" else f" with {threads} thread{'s' if threads > 1 else ''}"
+    here = f"on {variant}{cores}"
     reason = f"M·N = {products} is beyond the break-even of this shape" if best == "dense" else "the fastest form"
     return Choice(best, f"{reason} {here}", ms, tune)
 
@@ -134,22 +143,32 @@ def methods(workload: Workload, device: str, variants: tuple[str, str]) -> dict[
     variants  of the popcount kernel and of the table kernel that run here, as `library.kernel_variant` names them
     """
     common = _no_kernel(workload, device, variants[0])
+    if device == "cuda":
+        common = common or _no_cuda_kernel(workload, variants[0])
+        return {"xnor": common, "lut": common or "the table kernel is one for CPUs", "dense": None}
     return {"xnor": common, "lut": common or _no_table(workload, variants[1]), "dense": None}
 
 
 def _no_kernel(workload: Workload, device: str, variant: str) -> str | None:
     if workload.kind not in ("linear", "conv1d", "conv2d"):
         return f"{workload.kind} has no binary kernel"
-    if device not in ("cpu", "meta"):
+    if device not in ("cpu", "cuda", "meta"):
         return f"no binary kernel for {device} yet"
     if workload.dtype == torch.float64:
         return "float64 input: the kernels combine in float32"
     channels = workload.weight[1]
     if channels < MIN_CHANNELS:
         return f"{channels} channels per group; the binary kernel needs {MIN_CHANNELS} to pay"
-    if variant == "reference":
+    if variant == "reference" and device != "cuda":
         return "the compiled kernels are not loaded (python -m abcfx doctor says why)"
     return None
+
+
+def _no_cuda_kernel(workload: Workload, variant: str) -> str | None:
+    if reason := library_cuda.refusal(variant):
+        return reason
+    taps = max(workload.weight[2:], default=1)
+    return f"{taps} taps along an axis; the CUDA kernels take {MAX_CUDA_TAPS}" if taps > MAX_CUDA_TAPS else None
 
 
 def _no_table(workload: Workload, variant: str) -> str | None:

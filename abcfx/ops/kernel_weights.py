@@ -1,11 +1,12 @@
 """abc_k::pack_weights: weight bases → the layout of one of the two methods of the product (docs/bits.md).
 
     xnor   int64 [groups, ⌈O/groups/8⌉, M, taps·words, 8]            popcount of a ^ w
+    xnor   int64 [groups, M, O/groups, taps·words]                   the same on a CUDA device (docs/cuda.md)
     lut    uint8 [groups, ⌈O/groups/lanes⌉, V, taps, ⌈c/8⌉, lanes]     byte shuffles over tables of partial sums
 
 V = M, or ⌈M/2⌉ where the outputs of a group fill half a vector: then two planes share it (csrc/include/abcfx/lut.h).
-`lanes` is 8 for xnor; for lut the bytes of a vector of its kernel, 32 or 64. The dtype of packed weights
-says which method the abc_k ops run.
+`lanes` is 8 for xnor, 1 for xnor on a CUDA device; for lut the bytes of a vector of its kernel, 32 or 64. The dtype of
+packed weights says which method the abc_k ops run.
 """
 
 from __future__ import annotations
@@ -19,18 +20,23 @@ from abcfx.ops.schema import ABC_K
 from abcfx.quant import bits
 
 METHODS = ("xnor", "lut")
+CUDA_LANES = 1
 
 ABC_K.define(f"pack_weights(Tensor bases, SymInt groups, int lanes={bits.LANES}) -> Tensor")
 
 
-def lanes_of(method: str) -> int:
-    """Output channels side by side in the weights that this machine's kernel of `method` reads."""
+def lanes_of(method: str, device: torch.device | None = None) -> int:
+    """Output channels side by side in the weights that the kernel of `method` reads on a device, without one: a CPU."""
+    if device is not None and device.type == "cuda":
+        return CUDA_LANES
     return bits.LANES if method == "xnor" else library.lut_lanes()
 
 
 def packed_shape(m: int, outputs: int, taps: int, channels: int, groups: int, lanes: int) -> tuple[int, ...]:
     """Shape of what `pack_weights` makes of bases [m, outputs, taps, channels]; sizes may be symbolic."""
     blocks = (outputs // groups + lanes - 1) // lanes
+    if lanes == CUDA_LANES:
+        return groups, m, outputs // groups, taps * bits.words_for(channels)
     if lanes == bits.LANES:
         return groups, blocks, m, taps * bits.words_for(channels), lanes
     return groups, blocks, (m + 1) // 2 if folded(outputs // groups, lanes) else m, taps, (channels + 7) // 8, lanes
@@ -42,7 +48,7 @@ def folded(cols: int, lanes: int) -> bool:
 
 
 def packed_dtype(lanes: int) -> torch.dtype:
-    return torch.int64 if lanes == bits.LANES else torch.uint8
+    return torch.int64 if lanes in (CUDA_LANES, bits.LANES) else torch.uint8
 
 
 def byte_of(m: int, cols: int, lanes: int, device: torch.device) -> Tensor:
@@ -60,6 +66,8 @@ def pack_weights(bases: Tensor, groups: int, lanes: int = bits.LANES) -> Tensor:
     m, outputs, taps, channels = bases.shape
     cols = outputs // groups
     shape = packed_shape(m, outputs, taps, channels, groups, lanes)
+    if lanes == CUDA_LANES:
+        return bits.pack(bases).view(m, groups, cols, -1).transpose(0, 1).contiguous()
     blocks = shape[1]
     if lanes == bits.LANES:
         packed = bits.pack(bases).view(m, groups, cols, -1)
@@ -76,7 +84,10 @@ def pack_weights(bases: Tensor, groups: int, lanes: int = bits.LANES) -> Tensor:
 
 
 def weight_signs(packed: Tensor, m: int, cols: int, taps: int, channels: int) -> Tensor:
-    """Inverse of pack_weights for either layout → ±1 f32 [M, groups, cols, taps, channels]."""
+    """Inverse of pack_weights for each layout → ±1 f32 [M, groups, cols, taps, channels]."""
+    if packed.dim() == 4:
+        words = packed.transpose(0, 1).reshape(m, packed.shape[0], cols, taps, bits.words_for(channels))
+        return bits.unpack(words, channels)
     groups, blocks, lanes = *packed.shape[:2], packed.shape[-1]
     if packed.dtype == torch.int64:
         words = packed.permute(2, 0, 1, 4, 3).reshape(m, groups, blocks * lanes, taps, bits.words_for(channels))

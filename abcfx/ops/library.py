@@ -29,17 +29,17 @@ def register_reference(lib: Library, name: str, fn: Callable) -> None:
     lib.impl(name, fn, "CompositeExplicitAutograd")
 
 
-def candidates() -> Iterator[Path]:
-    """Where the library may be: beside the package, else where the installed distribution put it.
+def candidates(name: str = NAME) -> Iterator[Path]:
+    """Where a library may be: beside the package, else where the installed distribution put it.
 
     The second matters when Python starts in the repository root after a normal install: `./abcfx` then shadows the
     installed package, which has the library.
     """
     for entry in abcfx.__path__:
-        yield Path(entry) / NAME
+        yield Path(entry) / name
     for distribution in importlib.metadata.distributions(name="abcfx"):
         for file in distribution.files or ():
-            if file.name == NAME:
+            if file.name == name:
                 yield Path(str(distribution.locate_file(file)))
 
 

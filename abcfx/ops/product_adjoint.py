@@ -49,7 +49,7 @@ def input_adjoint(
     """dx̂ in `dtype` (at least f32), of the size and memory format of the input."""
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
     recipe = recipe_of(plan, geometry)
-    if seed is not None and _refusal(weight.shape, geometry) is None:
+    if seed is not None and _refusal(weight.shape, geometry, grad.device) is None:
         dx = _input_grad_on_planes(grad.float(), fit_of(weight, recipe), seed, input_size, weight.shape, geometry, plan)
         return in_memory_format(dx.to(dtype), channels_last)
     w_hat, grad = dequantized(weight, recipe).to(dtype), _rounded(grad.to(dtype), plan, seed)
@@ -76,7 +76,7 @@ def weight_adjoint(
 ) -> Tensor:
     """dŴ in `dtype` (at least f32), contiguous."""
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
-    if seed is not None and _refusal(weight_size, geometry) is None:
+    if seed is not None and _refusal(weight_size, geometry, grad.device) is None:
         dw = _weight_grad_on_planes(
             grad.float(), planes, scale.float(), shift.float(), seed, weight_size, geometry, plan
         )
@@ -96,8 +96,10 @@ def _empty(size: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
     return torch.empty(list(size), dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _refusal(weight_size: Sequence[int], geometry: Geometry) -> str | None:
+def _refusal(weight_size: Sequence[int], geometry: Geometry, device: torch.device) -> str | None:
     """Why the products of a rounded gradient are made in float; None if they run on planes."""
+    if device.type not in ("cpu", "meta"):
+        return f"no backward product of bits for {device.type} yet"
     if geometry.linear:
         return None
     if layout_of(weight_size, geometry) == "flat":

@@ -257,7 +257,7 @@ def _pack(weight: Tensor, recipe: WeightRecipe, training: bool) -> PackedWeight:
         tap_sums = _look_up(weight, "dequantized", recipe.fit(), _dequantize, training)[1]
     else:
         tap_sums = torch.ops.abc_k.dequantize_weights(fit.bases, fit.scales)[1]
-    bits = torch.ops.abc_k.pack_weights(fit.bases, recipe.groups, lanes_of(recipe.method))
+    bits = torch.ops.abc_k.pack_weights(fit.bases, recipe.groups, lanes_of(recipe.method, weight.device))
     return PackedWeight(bits, fit.scales, tap_sums)
 
 

@@ -46,7 +46,7 @@ NO_KERNEL = {
     "depthwise": (conv(32, geometry=(*PLAIN[:5], 32)), CPU, "1 channels per group; the binary kernel needs 16"),
     "few": (Workload.linear((8, 12), torch.float32), CPU, "12 channels per group"),
     "float64": (conv(dtype=torch.float64), CPU, "float64 input"),
-    "another device": (conv(), torch.device("cuda"), "no binary kernel for cuda yet"),
+    "another device": (conv(), torch.device("xpu"), "no binary kernel for xpu yet"),
 }
 
 

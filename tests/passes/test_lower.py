@@ -230,5 +230,5 @@ def test_promised_shapes_are_those_of_the_cache(shape: tuple, groups: int) -> No
     groups = 1 if len(shape) == 2 else groups
     recipe = WeightRecipe(3, "greedy", True, False, groups)
     made = packed(torch.randn(shape), recipe)
-    promised = packed_shapes(shape, recipe)
+    promised = packed_shapes(shape, recipe, torch.device("cpu"))
     assert {k: (tuple(v.shape), v.dtype) for k, v in made._asdict().items()} == promised

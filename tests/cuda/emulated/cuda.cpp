@@ -7,4 +7,5 @@
 #include "pack/pack.cu"
 #include "pack/weights.cu"
 #include "positions/positions.cu"
+#include "prepare/prepare.cu"
 #include "round/round.cu"
