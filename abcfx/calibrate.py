@@ -96,12 +96,10 @@ def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module
         for layer in layers:
             layer.observer = None
     _fit(sampled)
+    runs = [lambda model, args=args, kwargs=kwargs: model(*args, **kwargs) for args, kwargs in replays]
     if correct:
         with _evaluating(root), torch.no_grad():
-            correct_outputs(
-                [layer for layer in layers if layer.calibrated],
-                [lambda args=args, kwargs=kwargs: root(*args, **kwargs) for args, kwargs in replays],
-            )
+            correct_outputs(root, [layer for layer in layers if layer.calibrated], runs)
 
 
 @contextmanager
