@@ -13,6 +13,7 @@ from abcfx import ops  # noqa: E402, F401  importing registers torch.ops.abc and
 from abcfx.api import plan_of, quantize_, quantize_model  # noqa: E402
 from abcfx.calibrate import calibrate, calibration  # noqa: E402
 from abcfx.config import Config  # noqa: E402
+from abcfx.fitting import fit_report  # noqa: E402
 from abcfx.layers import NotCalibratedError  # noqa: E402
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts  # noqa: E402
 from abcfx.ops.weight_cache import invalidate  # noqa: E402
@@ -29,6 +30,7 @@ __all__ = [
     "Plan",
     "calibrate",
     "calibration",
+    "fit_report",
     "invalidate",
     "load_packed",
     "plan_of",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,13 +104,14 @@ class Fitter:
         if not self.moments.observe(args[0], output) or not first:
             return output
         self.fit()
-        return layer.forward(*args)
+        return layer.forward(*args) if self.found.reason is None else output
 
     def fit(self) -> None:
         """Fit the weight to the moments so far, and the output correction for the layers that come after."""
         if self.moments.rows < LEAST_ROWS:
-            reason = f"only {self.moments.rows} rows of data reached it, {LEAST_ROWS} are needed" if self.moments.rows else None
-            self.found = LayerFit(self.layer.abc_name, reason=reason or self.found.reason)
+            if self.moments.rows:
+                reason = f"only {self.moments.rows} rows of data reached it, {LEAST_ROWS} are needed"
+                self.found = LayerFit(self.layer.abc_name, reason=reason)
             return
         plan, w = self.layer.plan, self.weight
         covariance = self.moments.centered()[0]
@@ -137,6 +139,12 @@ def fit_weights(
 
     Layers that cannot be fitted keep their weight; the report has the reason.
     """
+    if getattr(model, "_abcfx_fit", None) is not None:
+        warnings.warn(
+            "the weights of this model were fitted to data before, and its float weights are gone: what is fitted now is "
+            "compared with the fitted ones. Quantize the float model again for a fresh start",
+            stacklevel=2,
+        )
     layers = [module for module in model.modules() if isinstance(module, ABCLayer) and module.calibrated]
     reasons = reasons_against(model, layers)
     exact = copy.deepcopy(model)
