@@ -90,7 +90,9 @@ def require_method(method: str) -> None:
 class Fitter:
     """One layer while its weight is fitted: `exact` is the layer with the float weight, `layer` that of the model."""
 
-    def __init__(self, layer: ABCLayer, exact: ABCLayer, method: str, correct: bool, generator: torch.Generator) -> None:
+    def __init__(
+        self, layer: ABCLayer, exact: ABCLayer, method: str, correct: bool, generator: torch.Generator
+    ) -> None:
         self.layer, self.method, self.correct = layer, method, correct
         self.moments = LayerMoments(layer, generator)
         self.weight = rows_of_weight(layer, exact.weight)
@@ -180,7 +182,9 @@ def reasons_against(model: nn.Module, layers: Sequence[ABCLayer]) -> dict[ABCLay
         if not has_windows(layer):
             reasons[layer] = f"{type(layer).__name__} has no moments: linear layers and plain convolutions have"
         elif layer.plan.basis != "alternating":
-            reasons[layer] = f'basis="{layer.plan.basis}" is a fixed function of the weight; "alternating" can be fitted'
+            reasons[layer] = (
+                f'basis="{layer.plan.basis}" is a fixed function of the weight; "alternating" can be fitted'
+            )
         elif users[id(layer.weight)] > 1:
             reasons[layer] = "other modules use its weight too"
     return reasons
