@@ -14,7 +14,6 @@ import copy
 import time
 from dataclasses import replace
 
-import torch
 from models_cifar import load_checkpoint, resnet20
 from resnet20_grid import MEAN, STD
 from rich.console import Console
