@@ -6,7 +6,7 @@ layer returns: one pass over the data does what fitting layer by layer, with a r
 other batches add to the moments, and all layers are fitted once more to what all batches say.
 
 Bases and scales are those of small Tr((W - Ŵ) S (W - Ŵ)ᵀ), S = E[x̂ x̂ᵀ] (abcfx/quant/moments.py). Moments are centered: a
-constant error goes into the shift of the output (abcfx/correction.py), which is fitted again here. Exact weights and
+constant error goes into the output shift (abcfx/correction.py), which is fitted again here. Exact weights and
 outputs are those of a float copy of the model.
 """
 

@@ -1,4 +1,4 @@
-"""Weights fitted to what a layer's outputs feel: Σ over output channels of rᵀ S r, r = w - ŵ, S the moments of its inputs.
+"""Weights fitted to what a layer's outputs feel: small Σ rᵀ S r over output channels, r = w - ŵ, S its input moments.
 
 The squared error of a weight says little about the error of an output: inputs differ in power and are correlated, so
 some directions of r do nothing and others decide. With S = E[x̂ x̂ᵀ], E(rᵀx̂)² = rᵀ S r is what is to be small. Two ways
