@@ -158,7 +158,8 @@ def calibrate(
               (docs/fitting.md). Far better at 2 and 3 bases. `abcfx.fit_report(model)` has the gain of each layer
     progress  show a bar; by default only on a terminal
 
-    Raises ValueError without batches or quantized layers, for an unknown `fit`, and for NaN or infinite activations (naming the layer).
+    Raises ValueError without batches or quantized layers, for an unknown `fit`,
+    and for NaN or infinite activations (naming the layer).
     """
     root = _unwrap(model)
     with _evaluating(root), torch.no_grad(), _fitting(root, correct, fit, progress):

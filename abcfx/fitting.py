@@ -5,8 +5,8 @@ moment when the first batch reaches it, after those of all layers before it, and
 layer returns: one pass over the data does what fitting layer by layer, with a run of the model for each, would do. The
 other batches add to the moments, and all layers are fitted once more to what all batches say.
 
-Bases and scales are those of small Tr((W - Ŵ) S (W - Ŵ)ᵀ), S = E[x̂ x̂ᵀ] (abcfx/quant/moments.py). Moments are centered: a
-constant error goes into the output shift (abcfx/correction.py), which is fitted again here. Exact weights and
+Bases and scales are those of small Tr((W - Ŵ) S (W - Ŵ)ᵀ), S = E[x̂ x̂ᵀ] (abcfx/quant/moments.py). Moments are centered:
+a constant error goes into the output shift (abcfx/correction.py), which is fitted again here. Exact weights and
 outputs are those of a float copy of the model.
 """
 
@@ -143,7 +143,7 @@ def fit_weights(
     """
     if getattr(model, "_abcfx_fit", None) is not None:
         warnings.warn(
-            "the weights of this model were fitted to data before, and its float weights are gone: what is fitted now is "
+            "the weights of this model were fitted to data before, and its float weights are gone: what is fitted is "
             "compared with the fitted ones. Quantize the float model again for a fresh start",
             stacklevel=2,
         )

@@ -3,7 +3,7 @@
     python examples/fitting.py                                                   the Fashion-MNIST model that ships
     python examples/fitting.py --weights resnet20-12fca82f.th --data cifar-10-batches-py         ResNet-20, CIFAR-10
 
-Steps: levels only; + outputs corrected per channel; + weights fitted to the moments of their inputs; + with compensation
+Steps: levels only; + outputs corrected per channel; + weights fitted to the moments of inputs; + with compensation
 instead; + the statistics of batch norm taken again on the calibration images (docs/fitting.md).
 """
 
