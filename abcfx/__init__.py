@@ -14,6 +14,7 @@ from abcfx.api import plan_of, quantize_, quantize_model  # noqa: E402
 from abcfx.calibrate import calibrate, calibration  # noqa: E402
 from abcfx.config import Config  # noqa: E402
 from abcfx.explain import compare_forms, explain  # noqa: E402
+from abcfx.fitting import fit_report  # noqa: E402
 from abcfx.layers import NotCalibratedError  # noqa: E402
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts  # noqa: E402
 from abcfx.ops.weight_cache import invalidate  # noqa: E402
@@ -35,6 +36,7 @@ __all__ = [
     "calibration",
     "compare_forms",
     "explain",
+    "fit_report",
     "invalidate",
     "load_packed",
     "plan",

@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from abcfx.correction import correct_outputs
+from abcfx.fitting import fit_weights, require_method
 from abcfx.layers import ABCLayer
 from abcfx.quant import activations
 
@@ -65,7 +66,7 @@ class Sampler:
 
 
 @contextmanager
-def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module]:
+def calibration(model: nn.Module, *, correct: bool = True, fit: str = "error") -> Iterator[nn.Module]:
     """Inside the block quantized layers compute in float and sample their inputs; at its end the levels are fitted.
 
         with abcfx.calibration(qmodel):
@@ -73,10 +74,18 @@ def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module
                 qmodel(x)
 
     correct  then run the first few batches again and correct each layer's output per channel (abcfx/correction.py)
+    fit      what the weights are fitted to, as in `calibrate`
 
     If the block raises, the model is left as it was. Layers that saw no data stay as they were; a warning names them.
     Raises ValueError if the model has no quantized layer, or if no layer saw any data.
     """
+    with _fitting(model, correct, fit, progress=False):
+        yield model
+
+
+@contextmanager
+def _fitting(model: nn.Module, correct: bool, fit: str, progress: bool | None) -> Iterator[None]:
+    require_method(fit)
     root = _unwrap(model)
     layers = [module for module in root.modules() if isinstance(module, ABCLayer)]
     if not layers:
@@ -89,19 +98,20 @@ def calibration(model: nn.Module, *, correct: bool = True) -> Iterator[nn.Module
     for layer in layers:
         layer.observer = Sampler()
     try:
-        yield model
+        yield
         sampled = {layer: layer.observer.samples() for layer in layers}
     finally:
         hook.remove()
         for layer in layers:
             layer.observer = None
     _fit(sampled)
+    runs = [lambda model, args=args, kwargs=kwargs: model(*args, **kwargs) for args, kwargs in replays]
     if correct:
         with evaluating(root), torch.no_grad():
-            correct_outputs(
-                [layer for layer in layers if layer.calibrated],
-                [lambda args=args, kwargs=kwargs: root(*args, **kwargs) for args, kwargs in replays],
-            )
+            correct_outputs(root, [layer for layer in layers if layer.calibrated], runs)
+    if fit != "error":
+        with evaluating(root), torch.no_grad():
+            fit_weights(root, runs, fit, correct=correct, progress=progress)
 
 
 @contextmanager
@@ -134,6 +144,7 @@ def calibrate(
     forward: Callable[[nn.Module, Any], Any] | None = None,
     max_batches: int | None = None,
     correct: bool = True,
+    fit: str = "error",
     progress: bool | None = None,
 ) -> nn.Module:
     """Run `batches` through the model in eval mode, in float, and fit the activation levels. Returns the model.
@@ -142,12 +153,17 @@ def calibrate(
     DataLoader's (input, label)); `forward(model, batch)` handles any other form. A few hundred images or a few thousand
     tokens are enough.
     correct   then correct each layer's output per channel on the first batches (abcfx/correction.py)
+    fit       "error": the weights stay as they are, and are quantized with least squared error of their own.
+              "moments" or "compensate": the first batches also decide the bases and scales, so that the error of each
+              layer's *output* is small; the float weights of the quantized model become the fitted ones
+              (docs/fitting.md). Far better at 2 and 3 bases. `abcfx.fit_report(model)` has the gain of each layer
     progress  show a bar; by default only on a terminal
 
-    Raises ValueError without batches or quantized layers, and for NaN or infinite activations (naming the layer).
+    Raises ValueError without batches or quantized layers, for an unknown `fit`,
+    and for NaN or infinite activations (naming the layer).
     """
     root = _unwrap(model)
-    with evaluating(root), torch.no_grad(), calibration(root, correct=correct):
+    with evaluating(root), torch.no_grad(), _fitting(root, correct, fit, progress):
         for batch in _bounded(batches, max_batches, progress):
             forward(root, batch) if forward else run_batch(root, batch)
     return model

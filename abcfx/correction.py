@@ -4,6 +4,8 @@ For each calibration batch the model runs twice: in float, where each layer note
 places; and quantized, where each layer compares its own output at the same places, updates its g and h, and passes on
 the *corrected* output. So each layer is judged on inputs that are already repaired, and one sweep does what correcting
 layer by layer, with a run of the model for each layer, would do.
+
+Where weights have been replaced by fitted ones (abcfx/fitting.py) the float run is that of a copy made before.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abcfx.layers import ABCLayer
 from abcfx.quant.correction import OutputMoments
 
+Replay = Callable[[nn.Module], Any]  # runs a model on one batch
 PLACES = 4096  # rows of each output that are compared: the gain is known to 1/√4096 after one batch
 
 
@@ -54,8 +57,17 @@ def rows_at(output: Tensor, channel_dim: int, places: Tensor) -> Tensor:
     return rows.reshape(-1, rows.shape[-1])[places.to(output.device)]
 
 
-def correct_outputs(layers: Sequence[ABCLayer], replays: Iterable[Callable[[], Any]]) -> None:
-    """Fit and set `output_gain` and `output_shift` of the layers; each replay runs the model on one batch."""
+def correct_outputs(
+    model: nn.Module,
+    layers: Sequence[ABCLayer],
+    replays: Iterable[Replay],
+    reference: tuple[nn.Module, Sequence[ABCLayer]] | None = None,
+) -> None:
+    """Fit and set `output_gain` and `output_shift` of the layers of `model`.
+
+    reference   a model whose outputs are exact, run in float, and its layers in the same order; by default `model`
+    """
+    exact_model, exact_layers = reference or (model, layers)
     generator = torch.Generator().manual_seed(0)
     correctors = [Corrector(layer, generator) for layer in layers]
     for layer in layers:
@@ -63,17 +75,18 @@ def correct_outputs(layers: Sequence[ABCLayer], replays: Iterable[Callable[[], A
     for replay in replays:
         for corrector in correctors:
             corrector.noted.clear()
-        with _in_float(layers), _hooked(correctors, Corrector.note):
-            replay()
-        with _hooked(correctors, Corrector.correct):
-            replay()
+        with in_float(exact_layers), hooked(exact_layers, [corrector.note for corrector in correctors]):
+            replay(exact_model)
+        with hooked(layers, [corrector.correct for corrector in correctors]):
+            replay(model)
     for corrector in correctors:
         if corrector.moments.rows:
             corrector.layer.set_correction(*corrector.moments.affine())
 
 
 @contextmanager
-def _in_float(layers: Sequence[ABCLayer]) -> Iterator[None]:
+def in_float(layers: Sequence[ABCLayer]) -> Iterator[None]:
+    """Inside the block these layers compute in float."""
     for layer in layers:
         layer.observer = _ignore
     try:
@@ -88,8 +101,8 @@ def _ignore(layer: ABCLayer, input: Tensor) -> None:
 
 
 @contextmanager
-def _hooked(correctors: Sequence[Corrector], hook: Callable[..., Any]) -> Iterator[None]:
-    handles = [c.layer.register_forward_hook(hook.__get__(c)) for c in correctors]
+def hooked(layers: Sequence[ABCLayer], hooks: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(hook) for layer, hook in zip(layers, hooks, strict=True)]
     try:
         yield
     finally:

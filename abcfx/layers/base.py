@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from abcfx.ops.warm_start import follow, key_of, restore_start, starts_of
 from abcfx.plan import LayerPlan
+from abcfx.quant.weights import dequantize_bases, flatten_weight, unflatten_weight
 
 
 class NotCalibratedError(RuntimeError):
@@ -85,6 +86,23 @@ class ABCLayer(nn.Module):
             self.register_parameter(parameter, nn.Parameter(nan))
         self.set_correction(None, None)
         self._restore_weight_start(None)
+
+    def set_weight(self, bases: Tensor, scales: Tensor, limit: Tensor) -> None:
+        """Take fitted bases: the weight becomes Σ_p α_p B_p, and fits of it start from these α, which find them again.
+
+        bases   int8[M, o, taps·channels]   ±1         scales  f32[M, o]
+        limit   f64[o] ([1] if one for all): relative error above which training fits a row anew
+
+        The start is part of the layer's state (abcfx/ops/warm_start.py), so copies and checkpoints keep the fit.
+        Only for basis="alternating", whose fit has a start.
+        """
+        transposed, groups = isinstance(self, nn.modules.conv._ConvTransposeNd), getattr(self, "groups", 1)
+        shape = flatten_weight(self.weight, transposed, groups).shape
+        alpha = scales if self.plan.per_channel else scales[:, :1]
+        with torch.inference_mode(False), torch.no_grad():
+            exact = dequantize_bases(bases, scales).view(shape)
+            self.weight.copy_(unflatten_weight(exact, self.weight.shape, transposed, groups))
+        self._restore_weight_start(torch.cat([alpha.double(), limit.double().unsqueeze(0)]))
 
     @property
     def channel_dim(self) -> int:

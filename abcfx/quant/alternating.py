@@ -40,8 +40,8 @@ def fit_alternating(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
         (one, gain_one), (two, gain_two) = _alternate(rows, uniform), _alternate(rows, extended)
         scales = torch.where((gain_one >= gain_two)[:, None], one, two)
     scales = scales.abs().sort(-1, descending=True).values
-    levels, order = _levels(scales)
-    fitted, _ = _solve(rows, order, rows.bounds(_edges(levels)))
+    levels, order = levels_of(scales)
+    fitted, _ = _solve(rows, order, rows.bounds(edges_of(levels)))
     return nearest_bases(w, scales), fitted.T.to(torch.float32)
 
 
@@ -51,8 +51,8 @@ def _uniform_start(rows: SortedRows, rms: Tensor, count: int) -> Tensor:
     best, least = rms.new_zeros(len(rms), count), torch.full_like(rms, torch.inf)
     for factor in WIDER:
         scales = factor * GAUSSIAN_STEP[count - 1] * rms[:, None] * planes
-        levels, _ = _levels(scales)
-        counts, sums = rows.cells(rows.bounds(_edges(levels)))
+        levels, _ = levels_of(scales)
+        counts, sums = rows.cells(rows.bounds(edges_of(levels)))
         error = (levels * (counts * levels - 2 * sums)).sum(-1)
         best = torch.where((error < least)[:, None], scales, best)
         least = torch.minimum(error, least)
@@ -61,8 +61,8 @@ def _uniform_start(rows: SortedRows, rms: Tensor, count: int) -> Tensor:
 
 def nearest_bases(w: Tensor, scales: Tensor) -> Tensor:
     """Codes of the nearest levels as bases: f32[o, k], f64[o, p] → int8[p, o, k]. A tie takes the upper level."""
-    levels, order = _levels(scales)
-    cells = torch.searchsorted(_edges(levels), w.contiguous(), right=True)
+    levels, order = levels_of(scales)
+    cells = torch.searchsorted(edges_of(levels), w.contiguous(), right=True)
     codes = order.to(torch.uint8).gather(-1, cells)
     bases = torch.empty(scales.shape[-1], *w.shape, dtype=torch.int8, device=w.device)
     for plane, basis in enumerate(bases):
@@ -75,7 +75,7 @@ def solve_scales(gram: Tensor, moment: Tensor) -> Tensor:
     return (torch.linalg.pinv(gram, rtol=RANK_TOLERANCE, hermitian=True) @ moment).squeeze(-1)
 
 
-def _levels(scales: Tensor) -> tuple[Tensor, Tensor]:
+def levels_of(scales: Tensor) -> tuple[Tensor, Tensor]:
     """All Σ_p ±α_p, ascending, and their codes: f64[o, p] → (f64[o, 2^p], i64[o, 2^p]); bit p set means +α_p."""
     levels, order = (scales @ _code_signs(scales.shape[-1], scales).T).sort(-1)
     return levels, order
@@ -87,7 +87,7 @@ def _code_signs(bases: int, like: Tensor) -> Tensor:
     return (codes >> torch.arange(bases, device=like.device) & 1).to(like.dtype) * 2 - 1
 
 
-def _edges(levels: Tensor) -> Tensor:
+def edges_of(levels: Tensor) -> Tensor:
     return ((levels[..., 1:] + levels[..., :-1]) / 2).to(torch.float32)
 
 
@@ -95,8 +95,8 @@ def _alternate(rows: SortedRows, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Alternate from f64[o, p] until no code changes → (scales, the part of ‖w‖² that they explain, f64[o])."""
     gain, previous = scales.new_zeros(scales.shape[0]), None
     for _ in range(ITERATIONS[scales.shape[-1] - 1]):
-        levels, order = _levels(scales)
-        bounds = rows.bounds(_edges(levels))
+        levels, order = levels_of(scales)
+        bounds = rows.bounds(edges_of(levels))
         if previous is not None and torch.equal(bounds, previous):
             break
         previous = bounds
@@ -119,8 +119,8 @@ def _solve(rows: SortedRows, order: Tensor, bounds: Tensor) -> tuple[Tensor, Ten
 
 def _residual_scale(rows: SortedRows, scales: Tensor) -> Tensor:
     """mean |w - nearest level|, the scale of one more basis on the residual: f64[o, p] → f64[o, 1]."""
-    levels, _ = _levels(scales)
-    middle = _edges(levels)
+    levels, _ = levels_of(scales)
+    middle = edges_of(levels)
     halves = torch.empty(levels.shape[0], 2 * levels.shape[1] - 1, dtype=torch.float32, device=levels.device)
     halves[:, 0::2], halves[:, 1::2] = levels.to(torch.float32), middle
     counts, sums = rows.cells(rows.bounds(halves))

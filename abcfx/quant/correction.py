@@ -48,13 +48,19 @@ class OutputMoments:
         """(g, h) f32[channels] of ŷ = g·z + h; g = 1 where a channel is constant, the identity after too few rows."""
         if self.sums is None:
             raise ValueError("no outputs were seen")
-        mean_y, mean_z, power_y, power_z, product = self.sums / self.weight
-        variance_y, variance_z = power_y - mean_y.square(), power_z - mean_z.square()
-        # what is left of the variance of a constant is rounding, 1e-12 of its power at most
-        varies = (variance_y > 1e-12 * power_y) & (variance_z > 1e-12 * power_z)
-        variance_y, variance_z = torch.where(varies, variance_y, 1.0), torch.where(varies, variance_z, 1.0)
-        correlation = (product - mean_y * mean_z) / (variance_y * variance_z).sqrt()
-        gain = (correlation.clamp(LEAST_CORRELATION, 1.0) * variance_y / variance_z).sqrt()
-        gain = torch.where(varies & (self.rows >= LEAST_ROWS), gain, 1.0)
-        shift = (mean_y - gain * mean_z) * (self.rows >= LEAST_ROWS)
-        return gain.to(torch.float32), shift.to(torch.float32)
+        return affine_of(*self.sums / self.weight, self.rows)
+
+
+def affine_of(
+    mean_y: Tensor, mean_z: Tensor, power_y: Tensor, power_z: Tensor, product: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    """(g, h) f32[channels] from the means of y, z, y², z² and y·z over `rows` rows, f64[channels] each."""
+    variance_y, variance_z = power_y - mean_y.square(), power_z - mean_z.square()
+    # what is left of the variance of a constant is rounding, 1e-12 of its power at most
+    varies = (variance_y > 1e-12 * power_y) & (variance_z > 1e-12 * power_z)
+    variance_y, variance_z = torch.where(varies, variance_y, 1.0), torch.where(varies, variance_z, 1.0)
+    correlation = (product - mean_y * mean_z) / (variance_y * variance_z).sqrt()
+    gain = (correlation.clamp(LEAST_CORRELATION, 1.0) * variance_y / variance_z).sqrt()
+    gain = torch.where(varies & (rows >= LEAST_ROWS), gain, 1.0)
+    shift = (mean_y - gain * mean_z) * (rows >= LEAST_ROWS)
+    return gain.to(torch.float32), shift.to(torch.float32)
