@@ -173,13 +173,19 @@ def _is_plain(found: Glue) -> bool:
 
 def is_constant(node: Any) -> bool:
     """Made of parameters, buffers and numbers alone."""
-    if not isinstance(node, Node):
-        return True
-    if node.op == "get_attr" or (node.op == "placeholder" and node.meta.get(CONSTANT)):
-        return isinstance(value(node), Tensor)
-    if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
-        return False
-    return constant_view(node) is not None or all(is_constant(argument) for argument in node.all_input_nodes)
+    waiting, seen = [node], set[Any]()
+    while waiting:
+        current = waiting.pop()
+        if not isinstance(current, Node) or current in seen:
+            continue
+        seen.add(current)
+        if current.op == "get_attr" or (current.op == "placeholder" and current.meta.get(CONSTANT)):
+            if not isinstance(value(current), Tensor):
+                return False
+        elif current.op not in ("call_function", "call_method") or not current.all_input_nodes:
+            return False
+        waiting += current.all_input_nodes
+    return True
 
 
 def vector(b: Builder, node: Node) -> Node:

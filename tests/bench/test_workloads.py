@@ -42,7 +42,7 @@ def test_the_binary_form_is_the_layer(shape: workloads.Shape, method: str):
 def test_one_wrong_plane_is_found(method: str):
     workload = LinearShape("l", 5, 70, 21).workload()
     binary = workload.binary(Spec(2, 2, method, "rows"))
-    binary.weight.bits[0, 0, 1] ^= 1
+    binary.weight.bits[0, 0, -1] ^= 1  # 64 lanes hold both planes of 21 outputs in one vector
     with pytest.raises(WrongResult, match=r"70→21, batch 5, M=2, N=2, \w+, rows: the kernel is off by"):
         binary.check()
 

@@ -269,7 +269,8 @@ def registered() -> set[str]:
 
 
 def test_every_op_has_samples() -> None:
-    assert registered() == set(SAMPLES)
+    mine = {name for name in registered() if not name.split("::")[1].startswith("test_")}  # other tests register some
+    assert mine == set(SAMPLES)
 
 
 def converted(value: Any, dtype: torch.dtype, device: str) -> Any:

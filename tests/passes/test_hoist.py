@@ -49,3 +49,19 @@ def test_without_kernels_there_is_nothing_to_hoist() -> None:
     before = targets(pipeline.gm)
     assert pipeline.fuse() is None
     assert targets(pipeline.gm) == before
+
+
+def test_a_deep_graph_is_no_recursion() -> None:
+    """What is no constant is found without walking the graph by recursion: networks are thousands of nodes deep."""
+
+    def deep(m: Any, x: Tensor) -> Tensor:
+        y = x
+        for _ in range(1200):
+            y = y + 1
+        return F.conv2d(y, m.w, padding=1) + y.repeat(1, 2, 1, 1)[:, :24]
+
+    captured = dynamo(Net(deep, w=(24, 20, 3, 3)).requires_grad_(False), torch.randn(1, 20, 3, 3))
+    pipeline = captured.pipeline()
+    rewritten(pipeline)
+    pipeline.lower()
+    assert pipeline.fuse() is None
