@@ -182,3 +182,15 @@ def test_fit_changes_only_what_it_may():
 def test_fit_refuses(timings: list, message: str):
     with pytest.raises(ValueError, match=message):
         fit(RATES["avx2"], timings)
+
+
+def test_rates_depend_on_the_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from abcfx.cost import rates
+
+    monkeypatch.setattr(rates, "vendor", lambda: "amd")
+    assert rates_for("avx512vpopcnt") is RATES["avx512vpopcnt amd"]
+    assert rates_for("avx2") is RATES["avx2"]
+    monkeypatch.setattr(rates, "vendor", lambda: "intel")
+    assert rates_for("avx512vpopcnt") is RATES["avx512vpopcnt"]
+    monkeypatch.setattr(rates, "vendor", lambda: "")
+    assert rates_for("something new") is RATES["portable"]

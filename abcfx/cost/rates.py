@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ RATES: dict[str, Rates] = {
         xnor_mac=350, xnor_sum=0.35,
         pack_value=0.6, pack_plane=0.2, lookup=1.35, table_value=0.8, lut_sum=0.5,
         linear_mac=22, convolution_mac=29, reorder=0.8, quantize=0.8,
+    ),
+    # AMD Zen 4, 2 cores of a shared machine: fitted to 252 timings of 14 layers, six (M, N) from (1, 1) to (5, 5)
+    # (docs/cost.md); quantize as above
+    "avx512vpopcnt amd": Rates(
+        ghz=3.0, efficiency=0.95, bandwidth=22, cache_bandwidth=49, cache_mb=16, kernel_us=11.5, float_us=0.75,
+        xnor_mac=350, xnor_sum=0.11,
+        pack_value=0.53, pack_plane=0.35, lookup=0.97, table_value=0.02, lut_sum=0.84,
+        linear_mac=13.2, convolution_mac=17.7, reorder=4.6, quantize=0.8,
     ),
     # AMD Zen 3, 2 cores of a shared machine: fitted to 180 timings of 15 layers, M = N = 1 to 4 (docs/cost.md)
     "avx2": Rates(
@@ -109,6 +120,17 @@ RATES: dict[str, Rates] = {
 
 
 def rates_for(variant: str) -> Rates:
-    """The row of a kernel variant; of the one whose name it begins with; else the portable one."""
-    fitting = [name for name in RATES if variant.startswith(name)]
-    return RATES[max(fitting, key=len, default="portable")]
+    """The row of a kernel variant on processors of this vendor; else of the variant whose name it begins with; else the
+    portable one."""
+    name = f"{variant} {vendor()}"
+    return RATES[max((known for known in RATES if name.startswith(known)), key=len, default="portable")]
+
+
+@cache
+def vendor() -> str:
+    """ "amd", "intel", or nothing: float rates differ between processors that run the same kernels."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = platform.processor()
+    return next((name for name, mark in (("amd", "AuthenticAMD"), ("intel", "GenuineIntel")) if mark in text), "")

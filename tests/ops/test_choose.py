@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import timeit
+from collections.abc import Iterator
 
 import pytest
 import torch
 from oracle import TOLERANCE, relative_error
 
 import abcfx  # noqa: F401  registers the ops
+from abcfx.cost import rates
 from abcfx.ops import library
+from abcfx.ops.choose import _choose as choose_from_memory
 from abcfx.ops.choose import choose, forcing, methods
 from abcfx.ops.workload import CODED_PASSES, PLANE_PASSES, TYPICAL_ROWS, Workload
 from abcfx.plan import LayerPlan
@@ -26,9 +29,17 @@ def conv(channels: int = 128, size: int = 28, batch: int = 1, geometry: tuple = 
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, popcount: str, table: str) -> None:
-    """A machine that runs these variants."""
+    """A machine that runs these variants, of the vendor whose break-even points these tests know."""
     variants = {"bgemm": popcount, "lut": table}
     monkeypatch.setattr(library, "kernel_variant", lambda op="bgemm": variants[op])
+    monkeypatch.setattr(rates, "vendor", lambda: "intel")
+    choose_from_memory.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_pretence() -> Iterator[None]:
+    yield
+    choose_from_memory.cache_clear()
 
 
 @pytest.fixture
