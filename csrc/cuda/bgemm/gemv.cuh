@@ -28,7 +28,7 @@ __device__ __forceinline__ void stream(const abcfx_cuda_bgemm_args& args, const 
 }
 
 template <int ITEMS>
-__global__ void __launch_bounds__(256, ITEMS > 4 ? 2 : 4) gemv_kernel(const abcfx_cuda_bgemm_args args, const abcfx_cuda_emit_args emit,
+__global__ void __launch_bounds__(256, ITEMS > 2 ? 2 : 4) gemv_kernel(const abcfx_cuda_bgemm_args args, const abcfx_cuda_emit_args emit,
                                                    bool wide) {
   const Window w = window_of(args);
   const uint32_t planes = (uint32_t)args.activation_bases, together = ITEMS / planes, lane = threadIdx.x % 32;
