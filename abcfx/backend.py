@@ -83,7 +83,7 @@ class Runner:
         self.weights: list[tuple[int | Tensor, WeightInput]] = []
         self.observed: ObservedGraph | None = None
         self.calibration_batches = 0
-        self.last: tuple[Snapshot, list[Tensor]] | None = None
+        self.packed = Kept()
         self.lowered = Lowered()
         self.folded = Folded()
 
@@ -103,14 +103,25 @@ class Runner:
     def weight_tensors(self, args: Sequence[Any]) -> list[Tensor]:
         """What is made of each weight: as last time if all are the same tensors, unchanged; else looked up anew."""
         live = [args[source] if isinstance(source, int) else source for source, _ in self.weights]
+        return self.packed.tensors(live, self._pack)
+
+    def _pack(self, live: Sequence[Tensor]) -> list[Tensor]:
+        return [t for (_, made), weight in zip(self.weights, live, strict=True) for t in made.tensors(weight)]
+
+
+class Kept:
+    """Tensors made of live ones, until one of these is another tensor or has changed."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Snapshot, list[Tensor]] | None = None
+
+    def tensors(self, live: Sequence[Tensor], make: Callable[[Sequence[Tensor]], list[Tensor]]) -> list[Tensor]:
         last = self.last
         if last is not None and last[0].holds(live):
             return last[1]
-        snapshot, tensors = Snapshot(live), []
-        for (_, made), weight in zip(self.weights, live, strict=True):
-            tensors += made.tensors(weight)
-        self.last = snapshot, tensors  # one assignment: other threads see both or neither
-        return tensors
+        snapshot, made = Snapshot(live), make(live)
+        self.last = snapshot, made  # one assignment: other threads see both or neither
+        return made
 
 
 class Folded:
@@ -119,18 +130,13 @@ class Folded:
     def __init__(self, prologue: Prologue | None = None, position: Mapping[str, int] | None = None) -> None:
         self.prologue = prologue
         self.sources = [position[s] if isinstance(s, str) else s for s in prologue.sources] if prologue else []
-        self.last: tuple[Snapshot, list[Tensor]] | None = None
+        self.kept = Kept()
 
     def tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
         if self.prologue is None:
             return []
         live = [inputs[source] if isinstance(source, int) else source for source in self.sources]
-        last = self.last
-        if last is not None and last[0].holds(live):
-            return last[1]
-        snapshot = Snapshot(live)
-        self.last = snapshot, self.prologue.tensors(live)
-        return self.last[1]
+        return self.kept.tensors(live, self.prologue.tensors)
 
 
 def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[[fx.Node], bool]:

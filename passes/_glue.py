@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -137,17 +138,21 @@ def glue(node: Any) -> Glue | None:
     """The view of a node, None for any other one."""
     if not isinstance(node, Node) or node.op not in ("call_function", "call_method"):
         return None
-    reader = READERS.get(node.target)
-    if reader is None:
+    bound = bound_to(READERS.get(node.target), node)
+    if bound is None:
         return None
-    try:
-        bound = inspect.signature(reader).bind(*node.args, **node.kwargs)
-    except TypeError:
-        return None
-    found = reader(*bound.args, **bound.kwargs)
+    found = READERS[node.target](*bound.args, **bound.kwargs)
     if found is None or not _is_plain(found) or (_writes(node, bound.arguments) and _is_seen(node)):
         return None
     return found
+
+
+def bound_to(reader: Callable[..., Any] | None, node: Node) -> inspect.BoundArguments | None:
+    """The arguments of a node by the names that a reader gives them; None if there is no reader or they do not fit."""
+    try:
+        return inspect.signature(reader).bind(*node.args, **node.kwargs) if reader is not None else None
+    except TypeError:
+        return None
 
 
 def _writes(node: Node, arguments: dict[str, Any]) -> bool:

@@ -18,13 +18,13 @@ NaN makes a difference: max pooling on floats passes it on, and it packs as code
 
 from __future__ import annotations
 
-import inspect
 from math import prod
 from typing import Any, NamedTuple
 
 import networkx as nx
 import torch
 import torch.nn.functional as F
+from abcfx.passes._glue import bound_to
 from abcfx.passes._product import product_of
 from abcfx.passes._rule import Report, erase_pattern
 from abcfx.passes.emit_bits import PackView, pack_view
@@ -77,16 +77,10 @@ READERS = {
 
 def commuting(node: Any) -> PoolView | CatView | None:
     """The view of a node that can run on planes."""
-    if not isinstance(node, Node) or node.op != "call_function" or node.target not in READERS:
+    if not isinstance(node, Node) or node.op != "call_function" or len(shape_of(node) or ()) != 4:
         return None
-    if len(shape_of(node) or ()) != 4:
-        return None
-    reader = READERS[node.target]
-    try:
-        bound = inspect.signature(reader).bind(*node.args, **node.kwargs)
-    except TypeError:
-        return None
-    return reader(*bound.args, **bound.kwargs)
+    bound = bound_to(READERS.get(node.target), node)
+    return None if bound is None else READERS[node.target](*bound.args, **bound.kwargs)
 
 
 def carry_bits(gm: GraphModule, report: Report) -> None:
@@ -94,9 +88,10 @@ def carry_bits(gm: GraphModule, report: Report) -> None:
     for part in with_bodies(gm):
         for pack in [n for n in part.graph.nodes if n.op == "call_function" and n.target is abc_k.pack_image.default]:
             view = pack_view(pack)
-            if view is None or commuting(view.input) is None:
+            found = commuting(view.input) if view is not None else None
+            if view is None or found is None:
                 continue
-            if isinstance(commuting(view.input), CatView) and view.layout[0] != 1:
+            if isinstance(found, CatView) and view.layout[0] != 1:
                 report.declined[pack.name] = "groups would not be whole parts of the concatenation"
                 continue
             on_planes = cut(pack, view)

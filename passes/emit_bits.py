@@ -38,6 +38,7 @@ class PackView(NamedTuple):
 class Chain(NamedTuple):
     """From a product to a pack: what stands between them."""
 
+    pack: PackView
     product: ProductView
     layout: tuple[Node, ...]
     output: Node  # the product's floats in their final layout
@@ -91,7 +92,7 @@ def chain_of(pack: Node) -> Chain:
         decline("the rows are cut otherwise")
     if affine is not None and not acts_on_channels(affine, product.outputs, product.channel_dim(node)):
         decline("an affine that does not act on the channels")
-    return Chain(product, layout, node, affine, low, high)
+    return Chain(view, product, layout, node, affine, low, high)
 
 
 def _glue_above(node: Any) -> tuple[NormView | AffineView | None, float, float, Any]:
@@ -110,9 +111,7 @@ def _glue_above(node: Any) -> tuple[NormView | AffineView | None, float, float, 
 
 def _move(pack: Node, chain: Chain) -> None:
     """Rebuild the product where it stands, so that all its readers come after it."""
-    view = pack_view(pack)
-    assert view is not None
-    product, first = chain.product, chain.product.nodes[0]
+    view, product, first = chain.pack, chain.product, chain.product.nodes[0]
     for operand in [view.scale, view.shift, *_constants(chain)]:
         _move_before(operand, first)
     b = Builder(first, "EmitBits")

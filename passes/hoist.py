@@ -53,9 +53,7 @@ def hoist_constants(gm: GraphModule) -> Prologue | None:
                 copies[node] = graph.placeholder(f"source_{len(sources)}")
                 sources.append(live)
             else:
-                arguments = [copy(argument) for argument in node.all_input_nodes]
-                assert all(isinstance(argument, Node) for argument in arguments)
-                copies[node] = graph.node_copy(node, copies.__getitem__)
+                copies[node] = graph.node_copy(node, copy)
         return copies[node]
 
     graph.output(tuple([copy(node) for node in wanted]))

@@ -43,17 +43,22 @@ def candidates(name: str = NAME) -> Iterator[Path]:
                 yield Path(str(distribution.locate_file(file)))
 
 
-@cache
-def _load() -> tuple[Path | None, str | None]:
-    """(path, None) once the library is loaded, else (None, the reason)."""
-    found = next((path for path in candidates() if path.is_file()), None)
+def load(name: str, missing: str) -> tuple[Path | None, str | None]:
+    """(path, None) once the library of this name is loaded, else (None, the reason); `missing` is that of no file."""
+    found = next((path for path in candidates(name) if path.is_file()), None)
     if found is None:
-        return None, "the compiled kernels are not installed; reinstall abcfx with a C++ compiler and read its warnings"
+        return None, missing
     try:
         torch.ops.load_library(found)
     except OSError as error:
         return None, f"{found} cannot be loaded: {error}"
     return found, None
+
+
+@cache
+def _load() -> tuple[Path | None, str | None]:
+    missing = "the compiled kernels are not installed; reinstall abcfx with a C++ compiler and read its warnings"
+    return load(NAME, missing)
 
 
 def path() -> Path | None:

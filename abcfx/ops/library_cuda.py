@@ -24,14 +24,8 @@ def _load() -> tuple[Path | None, str | None]:
     """(path, None) once the library is loaded, else (None, the reason)."""
     if torch.version.cuda is None:
         return None, "torch is a build without CUDA"
-    found = next((path for path in library.candidates(NAME) if path.is_file()), None)
-    if found is None:
-        return None, "the CUDA kernels are not installed; reinstall abcfx where nvcc is, and read its warnings"
-    try:
-        torch.ops.load_library(found)
-    except OSError as error:
-        return None, f"{found} cannot be loaded: {error}"
-    return found, None
+    missing = "the CUDA kernels are not installed; reinstall abcfx where nvcc is, and read its warnings"
+    return library.load(NAME, missing)
 
 
 def path() -> Path | None:
