@@ -12,6 +12,7 @@ assert "-py3-none-" in wheel.name, f"{wheel.name} serves one Python version only
 NEEDED = (
     "abcfx/__init__.py",
     "abcfx/passes/_rule.py",
+    "abcfx/explain/page.css",
     "abcfx/_kernels.so",
     "abcfx/data/fashion_mnist_subset.npz",
     "abcfx/data/demo_model.npz",

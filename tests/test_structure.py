@@ -118,3 +118,11 @@ def test_names_of_test_files_are_unique() -> None:
     """pytest imports them by their base name, so that two of one name stop the whole collection."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(set(names)) == sorted(names)
+
+
+def test_every_package_is_installed() -> None:
+    """An editable install finds folders that pyproject.toml forgot; a wheel does not hold them."""
+    listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    assert listed, "pyproject.toml lists packages in another way"
+    there = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("abcfx/**/__init__.py")}
+    assert set(re.findall(r'"([\w.]+)"', listed[1])) == there | {"abcfx.passes"}
