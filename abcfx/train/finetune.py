@@ -28,6 +28,7 @@ from abcfx.train.evaluate import evaluate, reestimate_batch_norm
 from abcfx.train.loop import Trainer
 from abcfx.train.recipe import Recipe
 from abcfx.train.session import Session
+from abcfx.train.start import begin_with
 
 FIRST_STAGE_BASES = 5  # weight bases of the first of two stages: relative error 0.3 % on normal weights
 
@@ -39,6 +40,7 @@ class Run:
     out             folder of the results            resume        go on from its checkpoint
     calibration     training images to calibrate on  norm_images   to take batch-norm statistics from again at the end
     distill         follow the float model           compiled      torch.compile(model, backend="abc")
+    start           checkpoint of an earlier run to begin with, of any M and N (start.py)
     stages          2: train first with FIRST_STAGE_BASES weight bases, so that activations are quantized alone, for
                     half of the epochs; then with config.M for all of them
     """
@@ -53,6 +55,7 @@ class Run:
     stages: int = 1
     save_minutes: float = 10.0
     ranks: Ranks = ALONE
+    start: Path | None = None
 
 
 class FineTuning:
@@ -115,6 +118,8 @@ class FineTuning:
 
     def calibrated(self, config: Config) -> nn.Module:
         model = quantize_model(self.float_model, config=config)
+        if self.how.start is not None and begin_with(model, config, self.how.start):
+            return model
         return calibrate(model, self.data.calibration_batches(self.how.calibration), progress=False)
 
     def session(self, config: Config, recipe: Recipe, model: nn.Module, out: Path, name: str) -> Session:
@@ -133,6 +138,7 @@ class FineTuning:
         """What two parts of a run must have in common, plain values only."""
         how = self.how
         own = {"seed": how.seed, "calibration": how.calibration, "distill": how.distill, "stages": how.stages}
+        own |= {} if how.start is None else {"start": str(how.start)}
         images = {"train_images": len(self.data.train_y), "test_images": len(self.data.test_y)}
         document = asdict(config) | asdict(recipe) | own | images | {"processes": how.ranks.world} | self.more
         return json.loads(json.dumps({"model": self.name, **document}))

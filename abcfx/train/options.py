@@ -61,6 +61,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
         help="2: activations first, with 5 weight bases for half of --epochs; then with M (%(default)s)",
     )  # fmt: skip
     group.add_argument(
+        "--start", type=Path, metavar="FILE",
+        help="checkpoint.pt of an earlier run, of any M and N: begin with its weights instead of the float ones",
+    )  # fmt: skip
+    group.add_argument(
         "--bn-reestimate", type=_none_or_count, default=0, metavar="N",
         help="take batch-norm statistics again at the end, from N augmented training images (%(default)s: leave them)",
     )  # fmt: skip
@@ -96,7 +100,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     return Run(
         args.out, args.resume, args.seed, args.calibrate, args.bn_reestimate, args.distill, args.compile, args.stages,
-        args.save_every, ranks,
+        args.save_every, ranks, args.start,
     )  # fmt: skip
 
 

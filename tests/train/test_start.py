@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import TinyNet, tiny_data
+
+from abcfx.config import Config
+from abcfx.train.finetune import FineTuning, Run
+from abcfx.train.recipe import Recipe
+
+
+def tuning(out: Path, config: Config, start: Path | None = None, rate: float = 0.05, epochs: float = 1) -> FineTuning:
+    torch.manual_seed(3)
+    how = Run(out, start=start, calibration=64)
+    return FineTuning("tiny", TinyNet(), tiny_data(), config, Recipe(epochs, rate, 16), how, Console(quiet=True))
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """The checkpoint of a (3, 3) run."""
+    tuning(tmp_path / "earlier", Config(3, 3)).run()
+    return tmp_path / "earlier" / "checkpoint.pt"
+
+
+def test_the_same_bases_go_on_where_the_earlier_run_ended(tmp_path: Path, earlier: Path):
+    state = torch.load(earlier)["trainer"]["model"]
+    model = tuning(tmp_path / "next", Config(3, 3), earlier).calibrated(Config(3, 3))
+    loaded = model.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_fewer_bases_take_the_weights_and_are_calibrated(tmp_path: Path, earlier: Path):
+    state = torch.load(earlier)["trainer"]["model"]
+    model = tuning(tmp_path / "next", Config(1, 2), earlier).calibrated(Config(1, 2))
+    loaded = model.state_dict()
+    for key in ("conv1.weight", "conv2.weight", "linear.bias", "norm.running_mean"):
+        assert torch.equal(loaded[key], state[key])
+    assert model.conv2.calibrated
+    assert not torch.equal(loaded["conv2.activation_scale"], state["conv2.activation_scale"])
+
+
+def test_a_run_says_what_it_started_from_and_its_float_model_is_the_teacher(tmp_path: Path, earlier: Path):
+    tuned = tuning(tmp_path / "next", Config(2, 2), earlier)
+    before = {key: value.clone() for key, value in tuned.float_model.state_dict().items()}
+    result = tuned.run()
+    assert result["settings"]["start"] == str(earlier)
+    assert all(torch.equal(value, before[key]) for key, value in tuned.float_model.state_dict().items())
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, earlier: Path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.pt does not exist"):
+        tuning(tmp_path / "next", Config(2, 2), tmp_path / "nowhere.pt").run()
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights.pt is not the checkpoint.pt of a training"):
+        tuning(tmp_path / "next", Config(2, 2), tmp_path / "weights.pt").run()
+    document = torch.load(earlier)
+    document["trainer"]["model"] = {"other.weight": torch.zeros(1)}
+    torch.save(document, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt is of another network than TinyNet"):
+        tuning(tmp_path / "next", Config(2, 2), tmp_path / "other.pt").run()
