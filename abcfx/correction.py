@@ -54,7 +54,9 @@ class Corrector:
 def rows_at(output: Tensor, channel_dim: int, places: Tensor) -> Tensor:
     """f[r, channels] at flat positions over all dimensions but the channels'."""
     rows = output.detach().movedim(channel_dim, -1)
-    return rows.reshape(-1, rows.shape[-1])[places.to(output.device)]
+    if rows.dim() == 1:
+        return rows.unsqueeze(0)[places.to(output.device)]
+    return rows[torch.unravel_index(places.to(output.device), rows.shape[:-1])]
 
 
 def correct_outputs(

@@ -29,8 +29,9 @@ from abcfx.layers import ABCLayer
 from abcfx.layers.windows import has_windows
 from abcfx.moments import LayerMoments, rows_of_weight
 from abcfx.ops.warm_start import limit_of
+from abcfx.ops.weight_fit import fit_bases
 from abcfx.quant.moments import METHODS, fit_to_moments
-from abcfx.quant.weights import dequantize_bases, fit_bases
+from abcfx.quant.weights import dequantize_bases
 
 LEAST_ROWS = 64  # of x̂; fewer say nothing about the correlations of hundreds of inputs
 

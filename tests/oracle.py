@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abcfx.layers import ABCFunctional, ABCLayer
+from abcfx.ops.weight_fit import fit_bases
 from abcfx.plan import LayerPlan
 from abcfx.quant import activations
-from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
+from abcfx.quant.weights import dequantize_bases, flatten_weight, unflatten_weight
 
 # f32 sums of up to a few thousand terms in another order: about sqrt(k)·2^-24 relative to the norm, below 1e-5
 TOLERANCE = 1e-5

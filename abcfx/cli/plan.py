@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=positive, default=512, help="calibration samples (512)")
     parser.add_argument(
-        "--samples", type=positive, default=128, help="of them, those that sensitivity is measured on (128)"
+        "--samples", type=positive,
+        help="of them, those that sensitivity is measured on (128, or down to 16 for large images)",
     )
     parser.add_argument("--basis", choices=BASES, default=BASES[0], help=f"how weight bases are fitted ({BASES[0]})")
     parser.add_argument("--levels", choices=LEVELS, default=LEVELS[0], help=f"activation levels ({LEVELS[0]})")

@@ -1,7 +1,9 @@
-"""abc_k::refit_weights and dequantize_weights: what a training step makes of its weights (csrc/include/abcfx/refit.h).
+"""abc_k::refit_weights, search_scales and dequantize_weights: fits of weights (csrc/include/abcfx/refit.h).
 
     refit_weights       (w f32[O, taps, c] of any strides, α f32[M, O], alternations)
                         → bases int8 ±1 [M, O, taps, c], α f32[M, O], error f64[O], power f64[O]
+    search_scales       (rows f32[O, k], ascending; sums of the smallest f64[O, k + 1]; rms f64[O]; M)
+                        → f64[O, M], where a fit from scratch ends (abcfx/quant/alternating.py)
     dequantize_weights  (bases int8 ±1 [M, O, taps, c], α f32[M, O])
                         → Ŵ = Σ_p α_p B_p f32[O, c, taps], as a convolution stores it, and f32[O, taps] = Σ_channels Ŵ
 """
@@ -13,16 +15,23 @@ from torch import Tensor
 
 from abcfx.ops import library
 from abcfx.ops.schema import ABC_K
+from abcfx.quant import alternating
+from abcfx.quant.cells import SortedRows
 from abcfx.quant.refit import refit
 from abcfx.quant.weights import dequantize_bases
 
 ABC_K.define("refit_weights(Tensor weight, Tensor alpha, int alternations) -> (Tensor, Tensor, Tensor, Tensor)")
+ABC_K.define("search_scales(Tensor sorted, Tensor prefix, Tensor rms, int bases) -> Tensor")
 ABC_K.define("dequantize_weights(Tensor bases, Tensor alpha) -> (Tensor, Tensor)")
 
 
 def refit_weights(weight: Tensor, alpha: Tensor, alternations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bases, *rest = refit(weight.flatten(1), alpha, alternations)
     return bases.view(-1, *weight.shape), *rest
+
+
+def search_scales(sorted: Tensor, prefix: Tensor, rms: Tensor, bases: int) -> Tensor:
+    return alternating.search_scales(SortedRows(sorted, prefix), rms, bases)
 
 
 def dequantize_weights(bases: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,6 +41,7 @@ def dequantize_weights(bases: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 
 
 library.register_reference(ABC_K, "refit_weights", refit_weights)
+library.register_reference(ABC_K, "search_scales", search_scales)
 library.register_reference(ABC_K, "dequantize_weights", dequantize_weights)
 
 
@@ -40,6 +50,11 @@ def _(weight: Tensor, alpha: Tensor, alternations: int) -> tuple[Tensor, Tensor,
     bases = weight.new_empty((alpha.shape[0], *weight.shape), dtype=torch.int8)
     error, power = (weight.new_empty(weight.shape[:1], dtype=torch.float64) for _ in range(2))
     return bases, torch.empty_like(alpha), error, power
+
+
+@torch.library.register_fake("abc_k::search_scales", lib=ABC_K)
+def _(sorted: Tensor, prefix: Tensor, rms: Tensor, bases: int) -> Tensor:
+    return rms.new_empty((rms.shape[0], bases))
 
 
 @torch.library.register_fake("abc_k::dequantize_weights", lib=ABC_K)

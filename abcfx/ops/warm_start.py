@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from abcfx.ops.weight_fit import fit_bases
 from abcfx.quant.cells import require_finite
-from abcfx.quant.weights import dequantize_bases, fit_bases
+from abcfx.quant.weights import dequantize_bases
 
 # Alternations a step. More follow the weights closer, each for some 0.3 ns a weight (docs/levels.md has the errors).
 ALTERNATIONS = 2

@@ -25,7 +25,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from abcfx.ops import warm_start
 from abcfx.ops.kernel_weights import METHODS, lanes_of, weight_signs
-from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight, unflatten_weight
+from abcfx.ops.weight_fit import fit_bases
+from abcfx.quant.weights import dequantize_bases, flatten_weight, unflatten_weight
 
 
 class WeightRecipe(NamedTuple):

@@ -27,6 +27,7 @@ from abcfx.planner.solve import solve
 from abcfx.planner.watch import MEMORY, PIECE, Forward, Watched, fit_levels, pieces
 
 COUNTS = (1, 2, 3, 4, 5)
+SAMPLES, LEAST, OUTPUTS = 128, 16, 1 << 27  # samples by default, and at least; of all layers' outputs, values at most
 SENSITIVITIES = ("estimate", "exact")
 
 
@@ -45,7 +46,7 @@ def plan(
     sensitivity: str = "estimate",
     loss: str = "kl",
     cost: str = "predicted",
-    samples: int = 128,
+    samples: int | None = None,
     probes: int = 10,
     forward: Forward | None = None,
     measured: BudgetPlan | Measurements | None = None,
@@ -68,8 +69,10 @@ def plan(
     sensitivity  "estimate" (a few runs of the model in both directions) or "exact" (a run for each layer and candidate)
     loss         "kl" to the float model's classes, or "mse" of its outputs
     cost         "predicted" by the cost model, or "measured" on this machine (abcfx/planner/costs.py)
-    samples, probes   how many samples the sensitivity is measured on, and directions of the logits (backward runs): the
-                 likeliest classes of each sample, or random ones (abcfx/planner/probes.py)
+    samples      how many samples the sensitivity is measured on; by default 128, or down to 16 where the outputs of the
+                 layers are so large that 128 would take minutes (224x224 images)
+    probes       directions of the logits (backward runs): the likeliest classes of each sample, or random ones
+                 (abcfx/planner/probes.py)
     forward      forward(model, batch) → logits, for batches or outputs of another form
     measured     an earlier plan: nothing is measured again, and its candidates, layers and fixed choices stand
     progress     show a bar; by default only on a terminal
@@ -115,7 +118,7 @@ def build(model: nn.Module, planned: BudgetPlan, batches: Iterable[Any], forward
     return calibrate(made, batches, forward=forward, progress=False) if planned.plan.layers else made
 
 
-def _check(model: nn.Module, sensitivity: str, loss: str, cost: str, samples: int, probes: int) -> None:
+def _check(model: nn.Module, sensitivity: str, loss: str, cost: str, samples: int | None, probes: int) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan takes an nn.Module, got {type(model).__name__}")
     for name, value, known in (
@@ -125,7 +128,7 @@ def _check(model: nn.Module, sensitivity: str, loss: str, cost: str, samples: in
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    for name, value in (("samples", samples), ("probes", probes)):
+    for name, value in (("samples", 1 if samples is None else samples), ("probes", probes)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")
 
@@ -152,7 +155,7 @@ def _split(batches: Sequence[Any], held_out: Iterable[Any] | None, budget: Budge
 def _measure(
     model: nn.Module, batches: list[Any], candidates: list[LayerPlan], rules: Mapping[str, Any], example: Any,
     forward: Forward | None, bar: Callable[[str, int], Callable[[], None]], *,
-    sensitivity: str, loss: str, cost: str, samples: int, probes: int,
+    sensitivity: str, loss: str, cost: str, samples: int | None, probes: int,
 ) -> Measurements:  # fmt: skip
     """Everything that a budget is solved from."""
     from abcfx.api import plan_of, quantize_model
@@ -164,7 +167,7 @@ def _measure(
     met = costs.meet(watched.model, lambda: watched.run(shown))
     values = sum(sum(work.outputs) for work in met.values()) // _size(shown)
     size = max(1, min(PIECE, MEMORY // (4 * max(1, values) * (probes + 3))))
-    measured_on = _first(pieces(batches, size), samples)
+    measured_on = _first(pieces(batches, size), samples or max(LEAST, min(SAMPLES, OUTPUTS // max(1, values))))
     tick = bar("sampling inputs", len(batches))
     sampled = watched.samplers(_ticking(batches, tick))
     levels = fit_levels(sampled, candidates)

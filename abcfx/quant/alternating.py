@@ -29,20 +29,35 @@ def fit_alternating(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
     For each count p = 2 … weight_bases two starts compete per channel: uniform planes (α_p ∝ 2^p), and the solution
     with one basis less, extended by a basis on its residual. The second makes the error fall with every basis.
     Source: Xu et al. 2018, "Alternating multi-bit quantization", with the search tree replaced by sorted intervals.
+    abcfx/ops/weight_fit.py runs the same search compiled.
     """
     rows = SortedRows.of(w)
-    power = w.double().square().sum(-1)
-    rms = (power / w.shape[-1]).sqrt()
-    scales = w.double().abs().mean(-1, keepdim=True)  # the best scale of one basis, whose signs are those of w
+    scales = descending(search_scales(rows, root_mean_square(w), weight_bases))
+    levels, order = levels_of(scales)
+    fitted, _ = _solve(rows, order, rows.bounds(edges_of(levels)))
+    return nearest_bases(w, scales), fitted.T.to(torch.float32)
+
+
+def root_mean_square(w: Tensor) -> Tensor:
+    return (w.double().square().sum(-1) / w.shape[-1]).sqrt()
+
+
+def descending(scales: Tensor) -> Tensor:
+    """The same levels, f64[o, p]: largest scale first, none negative."""
+    return scales.abs().sort(-1, descending=True).values
+
+
+def search_scales(rows: SortedRows, rms: Tensor, weight_bases: int) -> Tensor:
+    """Scales whose nearest codes have them as least-squares scales, or almost: f64[o, p]. `rms` f64[o] is that of w."""
+    negative = rows.bounds(rows.values.new_zeros(len(rms), 1))
+    _, sums = rows.cells(negative)
+    scales = (sums[:, 1:] - sums[:, :1]) / rows.values.shape[-1]  # mean |w|: the best scale of one basis
     for count in range(2, weight_bases + 1):
         uniform = _uniform_start(rows, rms, count)
         extended = torch.cat([scales, _residual_scale(rows, scales)], -1)
         (one, gain_one), (two, gain_two) = _alternate(rows, uniform), _alternate(rows, extended)
         scales = torch.where((gain_one >= gain_two)[:, None], one, two)
-    scales = scales.abs().sort(-1, descending=True).values
-    levels, order = levels_of(scales)
-    fitted, _ = _solve(rows, order, rows.bounds(edges_of(levels)))
-    return nearest_bases(w, scales), fitted.T.to(torch.float32)
+    return scales
 
 
 def _uniform_start(rows: SortedRows, rms: Tensor, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,11 +11,17 @@ from torch import Tensor
 from abcfx.quant.alternating import fit_alternating, solve_scales
 from abcfx.quant.cells import require_finite
 
+Fit = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
 CHUNK = 1 << 22  # weights fitted at once: bounds the scratch memory to some 200 MB whatever the layer
 
 
 def fit_bases(
-    w: Tensor, weight_bases: int, basis: str = "alternating", per_channel: bool = True
+    w: Tensor,
+    weight_bases: int,
+    basis: str = "alternating",
+    per_channel: bool = True,
+    fits: Mapping[str, Fit] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Binary bases and their scales: w ≈ Σ_p scales[p] · bases[p], small in squared error.
 
@@ -27,6 +34,7 @@ def fit_bases(
     "abc"          B_p = sign(w - mean + u_p·std), u evenly spaced on [-1, 1] (0 if alone), scales by least squares:
                    the paper's masks, fixed by two moments (Lin, Zhao, Pan 2017, eq. 2 to 4)
 
+    `fits` are other implementations of the three: f32[o, k], count → bases, scales.
     Each row is divided by its largest magnitude first, so that no square overflows. Zero rows get scales 0.
     One more basis never gives a larger error with "alternating" and "greedy".
     Raises ValueError for values that are not finite, an unknown basis or a count outside 1 to 8.
@@ -35,8 +43,9 @@ def fit_bases(
         raise ValueError(f"weights must be [channels, depth], got shape {tuple(w.shape)}")
     if not 1 <= weight_bases <= 8:
         raise ValueError(f"weight bases must be 1 to 8, got {weight_bases}")
-    if basis not in FITS:
-        raise ValueError(f"basis must be one of {', '.join(FITS)}, got {basis!r}")
+    fits = FITS if fits is None else fits
+    if basis not in fits:
+        raise ValueError(f"basis must be one of {', '.join(fits)}, got {basis!r}")
     channels, depth = w.shape
     w = w.detach().to(torch.float32)
     bases = torch.ones(weight_bases, channels, depth, dtype=torch.int8, device=w.device)
@@ -45,12 +54,12 @@ def fit_bases(
         return bases, scales
     require_finite(w, "weights")
     if not per_channel:
-        bases_row, scales_row = _fit_rows(w.reshape(1, -1), weight_bases, basis)
+        bases_row, scales_row = _fit_rows(w.reshape(1, -1), weight_bases, fits[basis])
         return bases_row.view_as(bases), scales_row.repeat(1, channels)
     step = max(1, CHUNK // depth)
     for start in range(0, channels, step):
         rows = slice(start, start + step)
-        bases[:, rows], scales[:, rows] = _fit_rows(w[rows], weight_bases, basis)
+        bases[:, rows], scales[:, rows] = _fit_rows(w[rows], weight_bases, fits[basis])
     return bases, scales
 
 
@@ -112,10 +121,10 @@ def fit_scales(w: Tensor, bases: Tensor) -> Tensor:
     return solve_scales(gram, moment).T.to(torch.float32)
 
 
-def _fit_rows(w: Tensor, weight_bases: int, basis: str) -> tuple[Tensor, Tensor]:
+def _fit_rows(w: Tensor, weight_bases: int, fit: Fit) -> tuple[Tensor, Tensor]:
     largest = w.abs().amax(-1, keepdim=True)
     largest = torch.where(largest == 0, 1, largest)
-    bases, scales = FITS[basis](w / largest, weight_bases)
+    bases, scales = fit(w / largest, weight_bases)
     return bases, scales * largest.squeeze(-1)
 
 
@@ -140,4 +149,4 @@ def _fit_abc(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
     return bases, fit_scales(w, bases)
 
 
-FITS = {"alternating": fit_alternating, "greedy": _fit_greedy, "abc": _fit_abc}
+FITS: dict[str, Fit] = {"alternating": fit_alternating, "greedy": _fit_greedy, "abc": _fit_abc}

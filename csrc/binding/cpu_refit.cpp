@@ -10,8 +10,7 @@ namespace {
 
 /// kernel(args) on parts of its rows; `work` is how many weights and planes a row has.
 template <class Args, class Kernel>
-void run_rows(const char* op, const Args& args, const Kernel& kernel) {
-  const int64_t work = args.taps * args.channels * (args.bases + 1);
+void run_rows(const char* op, const Args& args, int64_t work, const Kernel& kernel) {
   const int64_t step = std::max<int64_t>(TASK_WORK * 4 / std::max<int64_t>(work, 1), 1);
   const int status = run_tasks(ceil_div(args.rows, step), [&](int64_t task) {
     Args part = args;
@@ -56,7 +55,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, c
   args.stride_channel = weight.stride(2);
   args.alternations = alternations;
   const abcfx_refit_fn kernel = abcfx_refit_choose();
-  run_rows(op, args, [&](abcfx_refit_args& part) {
+  run_rows(op, args, taps * channels * (bases + 1), [&](abcfx_refit_args& part) {
     part.scratch = thread_scratch<Scratch::KERNEL>(abcfx_refit_scratch_bytes(&part));
     return kernel(&part);
   });
@@ -80,8 +79,29 @@ std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor&
   args.rows = rows;
   args.taps = taps;
   args.channels = channels;
-  run_rows(op, args, [](const abcfx_dequantize_args& part) { return abcfx_dequantize_rows(&part); });
+  run_rows(op, args, taps * channels * (planes + 1), [](const auto& part) { return abcfx_dequantize_rows(&part); });
   return {out, tap_sums};
+}
+
+Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases) {
+  const char* op = "search_scales";
+  const Tensor values = expect(op, "sorted", sorted, ScalarType::Float, {-1, -1});
+  const int64_t rows = values.size(0), depth = values.size(1);
+  const Tensor sums = expect(op, "prefix", prefix, ScalarType::Double, {rows, depth + 1});
+  const Tensor size = expect(op, "rms", rms, ScalarType::Double, {rows});
+  expect_range(op, "the number of bases", bases, 1, ABCFX_MAX_BASES);
+  STD_TORCH_CHECK(depth >= 1, "abc_k::", op, ": sorted must not be empty, got ", shape_text(values));
+  Tensor scales = torch::stable::new_empty(size, {rows, bases});
+  abcfx_search_args args = {};
+  args.sorted = values.const_data_ptr<float>();
+  args.prefix = sums.const_data_ptr<double>();
+  args.rms = size.const_data_ptr<double>();
+  args.scales = scales.mutable_data_ptr<double>();
+  args.bases = bases;
+  args.rows = rows;
+  args.depth = depth;
+  run_rows(op, args, TASK_WORK, [](const auto& part) { return abcfx_search_rows(&part); });
+  return scales;
 }
 
 }  // namespace abcfx

@@ -11,6 +11,8 @@ Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes);
 std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha,
                                                          int64_t alternations);
 
+Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases);
+
 std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,

@@ -19,6 +19,7 @@ import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import library
 from abcfx.ops.kernel_emit import NO_LIMIT
 from abcfx.ops.schema import LINEAR as GEOMETRY
+from abcfx.quant.cells import SortedRows
 
 NAMESPACES = ("abc", "abc_k")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -148,6 +149,13 @@ def _() -> Samples:
 def _() -> Samples:
     for weight in (torch.randn(5, 9, 33), torch.randn(5, 33, 9).transpose(1, 2)):
         yield weight, torch.rand(2, 5), 2
+
+
+@samples_of("abc_k::search_scales", F32)
+def _() -> Samples:
+    rows = SortedRows.of(torch.randn(5, 30))
+    for bases in (1, 3):
+        yield rows.values, rows.prefix, torch.ones(5).double(), bases
 
 
 @samples_of("abc_k::dequantize_weights", F32)

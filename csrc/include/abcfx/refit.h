@@ -67,6 +67,24 @@ struct abcfx_dequantize_args {
 
 ABCFX_API int abcfx_dequantize_rows(const struct abcfx_dequantize_args* args);
 
+/// Scales of a fit from scratch: alternations from several starts for 2, 3, … `bases` scales, each count beginning with
+/// the one before (abcfx/quant/alternating.py). Then one alternation of abcfx_refit_fn gives the bases.
+///
+/// sorted  f32 [rows][depth], each row ascending        prefix  f64 [rows][depth + 1], sums of the smallest 0, 1, …
+/// rms     f64 [rows]                                   scales  f64 [rows][bases]
+/// Works on rows [row_begin, row_end): callers own the threads.
+struct abcfx_search_args {
+  const float* sorted;
+  const double* prefix;
+  const double* rms;
+  double* scales;
+  int64_t bases;  ///< 1 to 8
+  int64_t rows, depth;
+  int64_t row_begin, row_end;
+};
+
+ABCFX_API int abcfx_search_rows(const struct abcfx_search_args* args);
+
 #ifdef __cplusplus
 }
 #endif
