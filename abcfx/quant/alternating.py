@@ -112,9 +112,10 @@ def _alternate(rows: SortedRows, scales: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(ITERATIONS[scales.shape[-1] - 1]):
         levels, order = levels_of(scales)
         bounds = rows.bounds(edges_of(levels))
-        if previous is not None and torch.equal(bounds, previous):
+        # levels may pass one another without a weight between them: other codes, the same bounds
+        if previous is not None and torch.equal(bounds, previous[0]) and torch.equal(order, previous[1]):
             break
-        previous = bounds
+        previous = bounds, order
         scales, gain = _solve(rows, order, bounds)
     return scales, gain
 

@@ -89,12 +89,16 @@ struct Row {
   double alternate(int bases, double* alpha) const {
     Levels levels;
     int64_t bounds[MOST + 1], before[MOST + 1] = {-1};
+    uint8_t codes[MOST] = {};
     double gain = 0;
     for (int step = 0; step < ITERATIONS[bases - 1]; ++step) {
       set_levels(alpha, bases, levels);
       cells(levels, bounds);
-      if (memcmp(bounds, before, sizeof(int64_t) * (levels.count + 1)) == 0) break;
-      memcpy(before, bounds, sizeof(int64_t) * (levels.count + 1));
+      const size_t bytes = sizeof(int64_t) * (levels.count + 1);
+      // levels may pass one another without a weight between them: other codes, the same bounds
+      if (memcmp(bounds, before, bytes) == 0 && memcmp(levels.code, codes, levels.count) == 0) break;
+      memcpy(before, bounds, bytes);
+      memcpy(codes, levels.code, levels.count);
       gain = fit(levels, bounds, bases, alpha);
     }
     return gain;
