@@ -46,10 +46,12 @@ def measure_model(
     seconds: float,
     tick: Tick,
     unfused: bool = False,
+    all_layers: bool = False,
 ) -> Measurement:
     """Quantize `model` with each (M, N), calibrate on `x`, compile and check; race all of them and the rivals in turns.
 
-    unfused  race each (M, N) without the fusion passes too
+    unfused     race each (M, N) without the fusion passes too
+    all_layers  quantize the first and the last layer too
 
     Raises ValueError or RuntimeError as the model does on `x`, WrongResult if a quantized one computes something else.
     """
@@ -69,7 +71,8 @@ def measure_model(
         for pair in pairs:
             tick(f"M={pair[0]}, N={pair[1]}: calibrating and compiling")
             with torch.inference_mode(False), torch.no_grad():
-                quantized = abcfx.calibrate(abcfx.quantize_model(model, *pair), [x], progress=False)
+                quantized = abcfx.quantize_model(model, *pair, first_last_float=not all_layers)
+                abcfx.calibrate(quantized, [x], progress=False)
             check_layers(quantized, x)
             ours += [_contestant(quantized, x, pair, layout, fuse) for fuse in ((True, False) if unfused else (True,))]
         reference_ms = min(one.rough_ms for one in ours)

@@ -24,6 +24,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unsafe-load", action="store_true", help="read a pickled module, which runs the code in it")
     add_bases(parser)
     parser.add_argument("--unfused", action="store_true", help="each M,N without the fusion passes too")
+    parser.add_argument(
+        "--all-layers", action="store_true", help="quantize the first and the last layer too: MODEL is a part of one"
+    )
     add_rivals(parser, KINDS, MODEL_RIVALS)
     add_common(parser, seconds=10)
 
@@ -39,8 +42,9 @@ def run_model(arguments: argparse.Namespace) -> int:
     def job(tick):
         try:
             return measure_model(
-                arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick, arguments.unfused
-            )
+                arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick, arguments.unfused,
+                arguments.all_layers,
+            )  # fmt: skip
         except (ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{arguments.model} on an input {list(x.shape)}: {one_line(error)}") from error
 

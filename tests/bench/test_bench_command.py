@@ -12,7 +12,9 @@ from torch import nn
 from abcfx.bench import breakeven, contest, fit, model, shapes, workloads
 from abcfx.bench.workloads import LinearShape, WrongResult, methods
 from abcfx.cli import bench
+from abcfx.cli.demo_model import DemoNet
 from abcfx.cli.front import main
+from abcfx.layers import ABCLayer
 from abcfx.ops import library
 
 pytestmark = pytest.mark.skipif(not library.loaded(), reason=f"{library.problem()}")
@@ -223,3 +225,17 @@ def test_a_model_that_compiles_wrong_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "compile", lambda quantized, **_: lambda x: -quantized(x)["logits"])
     with pytest.raises(WrongResult, match="M=2, N=2: the compiled model is off by"):
         model.measure_model("net", Net().eval(), torch.randn(3, 16), [(2, 2)], [], 0.01, lambda what: None)
+
+
+@pytest.mark.parametrize("options", [[], ["--all-layers"]])
+def test_all_layers_of_a_part_are_quantized(options: list[str], monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def look(found: nn.Module, *_):
+        seen.append(sum(isinstance(layer, ABCLayer) for layer in found.modules()))
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(model, "check_layers", look)
+    assert run("model", "demo", "--bases", "2,2", *options) != 0
+    everything = sum(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in DemoNet().modules())
+    assert seen == [everything if options else everything - 2]
