@@ -14,11 +14,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, c
 std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
-                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset);
+                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset, double low, double high);
 
 Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                   int64_t groups, std::vector<int64_t> padding, const std::optional<Tensor>& gain,
-                  const std::optional<Tensor>& offset);
+                  const std::optional<Tensor>& offset, double low, double high);
 
 Tensor round_gradient(const Tensor& grad, const Tensor& gain, const Tensor& inverse, const Tensor& seed, int64_t planes);
 
