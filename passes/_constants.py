@@ -64,15 +64,15 @@ class View(NamedTuple):
 def mark_constants(gm: GraphModule, is_constant: Callable[[Node], bool]) -> None:
     """Write down which inputs are constants, also inside checkpoint bodies, where passes look for it."""
     for node in gm.graph.find_nodes(op="placeholder"):
-        node.meta[CONSTANT] = is_constant(node) and not _is_written(node)
+        node.meta[CONSTANT] = is_constant(node) and not is_written(node)
     for call, body in bodies(gm):
         operands = dict(zip(body.graph.find_nodes(op="placeholder"), call.args[1:], strict=True))
         mark_constants(body, lambda inner, operands=operands: constant_view(operands[inner]) is not None)
 
 
-def _is_written(node: Node) -> bool:
+def is_written(node: Node) -> bool:
     """Whether the graph writes into a tensor, directly or through a view of it."""
-    return any(_writes(user, node) or (_is_view(user) and _is_written(user)) for user in node.users)
+    return any(_writes(user, node) or (_is_view(user) and is_written(user)) for user in node.users)
 
 
 def _is_view(node: Node) -> bool:

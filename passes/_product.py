@@ -83,8 +83,7 @@ class ProductView(NamedTuple):
 
     def as_operand(self, b: Builder, other: Node) -> Node:
         """A tensor of the output's final shape in the layout that the kernel writes."""
-        while _is_copy(other):
-            other = other.args[0]  # type: ignore[assignment]
+        other = strip_copies(other)
         if self.is_conv:
             if other.op == "call_function" and other.target in PERMUTES and list(other.args[1]) == TO_NCHW:  # type: ignore[arg-type]
                 return other.args[0]  # type: ignore[return-value]
@@ -114,6 +113,13 @@ def product_of(node: Any) -> tuple[ProductView, tuple[Node, ...]] | None:
     if found is None or not _is_layout(found, layout):
         return None
     return found, tuple(layout)
+
+
+def strip_copies(node: Node) -> Node:
+    """What a row of copies copies."""
+    while _is_copy(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return node
 
 
 def _is_copy(node: Node) -> bool:

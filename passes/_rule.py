@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from abcfx.passes._glue import glue
 from torch.fx import GraphModule, Node
 
 from abcfx import debug
@@ -55,6 +56,14 @@ class Report:
     applied: Counter[str] = field(default_factory=Counter)
     declined: dict[str, str] = field(default_factory=dict)
     ms: float = 0.0
+
+    def add(self, other: Report) -> None:
+        """Count what a later run did; a node that both left alone has two reasons."""
+        self.applied.update(other.applied)
+        for node, reason in other.declined.items():
+            first = self.declined.get(node)
+            self.declined[node] = reason if first in (None, reason) else f"{first}; {reason}"
+        self.ms += other.ms
 
     def __str__(self) -> str:
         rules = ", ".join(f"{rule} x{count}" for rule, count in sorted(self.applied.items())) or "nothing"
@@ -127,7 +136,8 @@ def erase_pattern(root: Node) -> None:
     operands = root.all_input_nodes
     root.graph.erase_node(root)
     for node in operands:
-        if not node.users and node.op in ("call_function", "call_method", "get_attr") and not _writes(node):
+        erasable = node.op in ("call_function", "call_method", "get_attr") and (not _writes(node) or glue(node))
+        if not node.users and erasable:  # glue that writes in place: nobody else sees what it writes (passes/_glue.py)
             erase_pattern(node)
 
 

@@ -27,7 +27,10 @@ from abcfx.passes._glue import (
 from abcfx.passes._product import ProductView, product_of, replayed
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from abcfx.passes.carry_bits import carry_bits
+from abcfx.passes.drop_pools import IdentityPool
 from abcfx.passes.emit_bits import emit_bits
+from abcfx.passes.flatten_bits import FLATTEN, reads_rows
+from abcfx.passes.pack_affine import AffineInPack
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
 
@@ -231,9 +234,14 @@ FUSE: tuple[Rule, ...] = (FoldAffine(), FuseAdd(), FuseClip(), FuseSlope())
 
 
 def fuse(gm: GraphModule) -> Report:
-    """Apply the rules, move packs up where that is cheaper, then let layers emit planes for the next one."""
-    report = apply_rules(gm, FUSE)
+    """Apply the rules, move packs up where that is cheaper, then let layers emit planes for the next one.
+
+    What is left to pack takes the batch norm in front of it along.
+    """
+    report = apply_rules(gm, (IdentityPool(), *FUSE))
+    report.add(apply_rules(gm, FLATTEN, only=reads_rows))
     for name, move in (("CarryBits", carry_bits), ("EmitBits", emit_bits)):
         if not skips(name):
             move(gm, report)
+    report.add(apply_rules(gm, (AffineInPack(),)))
     return report

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from abcfx.passes._glue import is_constant
 from abcfx.passes._product import EMIT, PLAIN
+from abcfx.passes.emit_bits import PACKS
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
@@ -40,7 +41,7 @@ def hoist_constants(gm: GraphModule) -> Prologue | None:
     """Take out what kernels read of constants alone. Adds graph inputs, the last ones; None if there is nothing."""
     wanted: dict[Node, None] = {}
     for node in gm.graph.nodes:
-        if node.op == "call_function" and (node.target in PLAIN or node.target in EMIT):
+        if node.op == "call_function" and (node.target in PLAIN or node.target in EMIT or node.target in PACKS):
             wanted.update(dict.fromkeys(n for n in node.all_input_nodes if n.op == "call_function" and is_constant(n)))
     if not wanted:
         return None

@@ -73,6 +73,10 @@ def _fed_by(pack: str, emit: str) -> Check:
                 waiting.append(planes.args[0])
             elif planes.target is aten.cat.default:
                 waiting += planes.args[0]  # type: ignore[operator]
+            elif planes.target in (aten.slice.Tensor, aten.reshape.default):
+                waiting.append(planes.args[0])
+            elif planes.target is aten.permute.default and pack == "pack_rows":  # pixels as rows (flatten_bits)
+                return _fed_by("pack_image", "conv2d_emit")(planes)
             else:
                 emitted = planes.target is operator.getitem and planes.args[1] == 1
                 made_by = str(planes.args[0].target if emitted else planes.target)  # type: ignore[union-attr]

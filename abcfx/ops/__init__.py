@@ -12,6 +12,7 @@ from abcfx.ops import (  # noqa: F401  importing registers
     kernel_pool,
     kernel_positions,
     kernel_refit,
+    kernel_taps,
     kernel_unpack,
     kernel_weights,
     kernel_window,

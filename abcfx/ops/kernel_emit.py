@@ -19,11 +19,9 @@ from torch import Tensor
 from abcfx.ops import library
 from abcfx.ops.kernel_conv import conv2d
 from abcfx.ops.kernel_linear import linear
-from abcfx.ops.kernel_pack import pack_image, pack_rows
+from abcfx.ops.kernel_pack import clip, pack_image, pack_rows
 from abcfx.ops.schema import ABC_K
 from abcfx.quant import bits
-
-NO_LIMIT = torch.finfo(torch.float32).max
 
 EPILOGUE_ARGUMENTS = (
     "Tensor? residual, Tensor? slope, float low, float high, Tensor? gain, Tensor? offset, float next_low, "
@@ -39,14 +37,6 @@ ABC_K.define(
     f"SymInt[] dilation, SymInt groups, {EPILOGUE_ARGUMENTS}, SymInt next_groups, SymInt[] next_padding, bool keep) "
     "-> (Tensor, Tensor)"
 )
-
-
-def clip(t: Tensor, low: float, high: float) -> Tensor:
-    return t.clamp(low if low > -NO_LIMIT else None, high if high < NO_LIMIT else None) if clips(low, high) else t
-
-
-def clips(low: float, high: float) -> bool:
-    return low > -NO_LIMIT or high < NO_LIMIT
 
 
 def _finish(t: Tensor, residual: Tensor | None, slope: Tensor | None, low: float, high: float) -> Tensor:

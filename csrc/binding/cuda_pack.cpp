@@ -31,13 +31,15 @@ struct Affine {
 
 /// Fills in what rows and images have in common, and enqueues.
 void run(const char* op, abcfx_pack_args& args, const Tensor& input, const Levels& levels, const Affine& affine,
-         Tensor& dst) {
+         double low, double high, Tensor& dst) {
   args.src = input.const_data_ptr();
   args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
   args.scale = levels.scale.const_data_ptr<float>();
   args.shift = levels.shift.const_data_ptr<float>();
   args.gain = affine.gain ? affine.gain->const_data_ptr<float>() : nullptr;
   args.offset = affine.offset ? affine.offset->const_data_ptr<float>() : nullptr;
+  args.low = (float)low;
+  args.high = (float)high;
   args.dtype = dtype_of(op, input);
   args.levels = levels.kind;
   args.planes = levels.planes;
@@ -48,7 +50,7 @@ void run(const char* op, abcfx_pack_args& args, const Tensor& input, const Level
 }  // namespace
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
-                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset) {
+                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset, double low, double high) {
   const char* op = "pack_rows";
   const Levels levels(op, scale, shift, input, planes, text);
   expect_dims(op, input, 2);
@@ -61,13 +63,13 @@ Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, 
   args.width = rows;
   args.stride_c = input.stride(1);
   args.stride_w = input.stride(0);
-  run(op, args, input, levels, affine, dst);
+  run(op, args, input, levels, affine, low, high, dst);
   return dst;
 }
 
 Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle text,
                   int64_t groups, std::vector<int64_t> padding, const std::optional<Tensor>& gain,
-                  const std::optional<Tensor>& offset) {
+                  const std::optional<Tensor>& offset, double low, double high) {
   const char* op = "pack_image";
   const Levels levels(op, scale, shift, input, planes, text);
   expect_dims(op, input, 4);
@@ -91,7 +93,7 @@ Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift,
   args.top = args.bottom = padding[0];
   args.left = args.right = padding[1];
   args.groups = groups;
-  run(op, args, input, levels, affine, dst);
+  run(op, args, input, levels, affine, low, high, dst);
   return dst;
 }
 

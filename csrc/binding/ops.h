@@ -16,11 +16,11 @@ Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& r
 std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
 Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
-                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset);
+                 const std::optional<Tensor>& gain, const std::optional<Tensor>& offset, double low, double high);
 
 Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift, int64_t planes, StringHandle levels,
                   int64_t groups, std::vector<int64_t> padding, const std::optional<Tensor>& gain,
-                  const std::optional<Tensor>& offset);
+                  const std::optional<Tensor>& offset, double low, double high);
 
 Tensor round_gradient(const Tensor& grad, const Tensor& gain, const Tensor& inverse, const Tensor& seed, int64_t planes);
 

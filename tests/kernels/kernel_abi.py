@@ -43,8 +43,9 @@ BGEMM = structure(
 PACK = structure(
     "abcfx_pack_args",
     "src dst scale shift gain offset dtype levels planes images channels height width "
-    "stride_n stride_c stride_h stride_w top left bottom right groups line_begin line_end pixel_begin pixel_end",
-    dict.fromkeys("src dst scale shift gain offset".split(), P),
+    "stride_n stride_c stride_h stride_w top left bottom right groups line_begin line_end pixel_begin pixel_end "
+    "low high",
+    dict.fromkeys("src dst scale shift gain offset".split(), P) | {"low": ctypes.c_float, "high": ctypes.c_float},
 )
 UNPACK = structure(
     "abcfx_unpack_args",

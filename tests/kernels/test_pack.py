@@ -10,7 +10,7 @@ import torch
 from kernel_abi import BAD_SHAPE, OK, PACK, RUNNABLE, Guarded, fenced, variant
 from torch import Tensor
 
-from abcfx.ops.kernel_pack import pack_image
+from abcfx.ops.kernel_pack import NO_LIMIT, pack_image
 
 LAYOUTS: dict[str, Callable[[Callable[..., Tensor], int, int, int, int], Tensor]] = {
     "nchw": lambda new, n, c, h, w: new(n, c, h, w),
@@ -31,6 +31,7 @@ SHAPES = [  # images, groups, channels of a group, height, width, (top = bottom,
 ]  # fmt: skip
 LEVELS = [("coded", 1), ("coded", 2), ("coded", 3), ("coded", 4), ("coded", 8), ("thermometer", 1), ("thermometer", 2),
           ("thermometer", 5)]  # fmt: skip
+LIMITS = [(0.0, NO_LIMIT), (-0.25, 0.625)]  # of the clip after an affine
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -71,14 +72,15 @@ def affine_of(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def args_of(
     x: Tensor, dst: Tensor, scale: Tensor, shift: Tensor, levels: str, planes: int, groups: int, pad: tuple[int, int],
-    affine: tuple[Tensor, Tensor] | None = None,
+    affine: tuple | None = None,
 ) -> PACK:  # fmt: skip
     n, c, h, w = x.shape
-    gain, offset = (None, None) if affine is None else (t.data_ptr() for t in affine)
+    gain, offset = (None, None) if affine is None else (t.data_ptr() for t in affine[:2])
+    limits = affine[2:] if affine is not None else ()
     return PACK(
         x.data_ptr(), dst.data_ptr(), scale.data_ptr(), shift.data_ptr(), gain, offset, DTYPES[x.dtype],
         int(levels == "thermometer"), planes, n, c, h, w, *x.stride(), pad[0], pad[1], pad[0], pad[1], groups,
-        0, n * (h + 2 * pad[0]), 0, w,
+        0, n * (h + 2 * pad[0]), 0, w, *limits,
     )  # fmt: skip
 
 
@@ -103,6 +105,8 @@ def test_equal_to_the_torch_reference(name: str, layout: str, shape: tuple, dtyp
     if x.numel():
         for levels, planes in LEVELS:
             check(kernel, x, levels, planes, groups, pad, affine_of(x))
+            for limits in LIMITS:
+                check(kernel, x, levels, planes, groups, pad, (*affine_of(x), *limits))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import kernel_emit, library
-from abcfx.ops.kernel_emit import NO_LIMIT
+from abcfx.ops.kernel_pack import NO_LIMIT
 from abcfx.ops.kernel_weights import METHODS, lanes_of
 
 k = torch.ops.abc_k

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import library
-from abcfx.ops.kernel_emit import NO_LIMIT
+from abcfx.ops.kernel_pack import NO_LIMIT
 from abcfx.ops.schema import LINEAR as GEOMETRY
 from abcfx.quant.cells import SortedRows
 
@@ -161,6 +161,13 @@ def _() -> Samples:
 @samples_of("abc_k::dequantize_weights", F32)
 def _() -> Samples:
     yield Weights.random(2, 12, 9, 70).bases, torch.rand(2, 12)
+
+
+@samples_of("abc_k::rows_as_taps", F32)
+def _() -> Samples:
+    bases = torch.randn(3, 20, 1, 6 * 70).sign().to(torch.int8)
+    for lanes in (8, 32):
+        yield torch.ops.abc_k.pack_weights(bases, 1, lanes), torch.rand(3, 20), 70, 6
 
 
 @samples_of("abc_k::pack_rows", F32)

@@ -18,6 +18,11 @@ inline float32x4_t load(const F32* src) { return vld1q_f32(&src->value); }
 inline float32x4_t load(const Bf16* src) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&src->bits), 16)); }
 inline float32x4_t load(const F16* src) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&src->bits))); }
 
+/// The clip after an affine: fmax and fmin return NaN if an operand is one, so that a NaN stays.
+inline float32x4_t clipped(float32x4_t x, const Affine& affine) {
+  return vminq_f32(vmaxq_f32(x, vdupq_n_f32(affine.low)), vdupq_n_f32(affine.high));
+}
+
 /// How an affine meets four values: not at all, channel by channel, or (tiles) one channel for all.
 enum class Meets { NEVER, EACH, ALL };
 
@@ -27,9 +32,9 @@ inline float32x4_t value(const T* src, const Affine& affine) {
   const float32x4_t x = load(src);
   if constexpr (MEETS == Meets::NEVER) return x;
   if constexpr (MEETS == Meets::EACH) {
-    return vaddq_f32(vmulq_f32(x, vld1q_f32(affine.gain)), vld1q_f32(affine.offset));
+    return clipped(vaddq_f32(vmulq_f32(x, vld1q_f32(affine.gain)), vld1q_f32(affine.offset)), affine);
   }
-  return vaddq_f32(vmulq_f32(x, vdupq_n_f32(*affine.gain)), vdupq_n_f32(*affine.offset));
+  return clipped(vaddq_f32(vmulq_f32(x, vdupq_n_f32(*affine.gain)), vdupq_n_f32(*affine.offset)), affine);
 }
 
 /// Coded levels, computed.

@@ -1,4 +1,6 @@
 #pragma once
+#include <float.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -21,6 +23,7 @@ struct Job {
   int64_t pixel;                  ///< words of one pixel: groups * words
   int64_t plane_step;             ///< words from a plane to the next: padded width * pixel
   int64_t line_step;              ///< words from a padded line to the next: all planes
+  float low, high;                ///< of the clip after an affine; infinite without one
 };
 
 static inline bool valid(const abcfx_pack_args& args) {
@@ -51,6 +54,9 @@ static inline Job job_of(const abcfx_pack_args& args) {
   job.pixel = args.groups * job.words;
   job.plane_step = (args.left + args.width + args.right) * job.pixel;
   job.line_step = args.planes * job.plane_step;
+  const bool clips = args.low < args.high;
+  job.low = clips && args.low > -FLT_MAX ? args.low : -INFINITY;
+  job.high = clips && args.high < FLT_MAX ? args.high : INFINITY;
   return job;
 }
 

@@ -27,14 +27,16 @@ struct Quantize final : Kernel<T> {
   Levels levels;
   int64_t plane_step;
 
-  explicit Quantize(const Job& job) : levels(job.levels), plane_step(job.plane_step) {}
+  float low, high;
+
+  explicit Quantize(const Job& job) : levels(job.levels), plane_step(job.plane_step), low(job.low), high(job.high) {}
 
   uint8_t code(T x, float gain, float offset) const {
-    const float value = AFFINE ? widen(x) * gain + offset : widen(x);
+    const float value = AFFINE ? clipped(widen(x) * gain + offset, low, high) : widen(x);
     if (!CODED) return (uint8_t)code_of(levels, value);
     // code_of without the call to rintf: adding 1.5 * 2^23 leaves the integer in the low bits, rounded half to even
-    const float t = (value - levels.shift) * levels.inverse, low = t > 0.0f ? t : 0.0f;
-    return (uint8_t)bits_of_float((low < levels.top ? low : levels.top) + 0x1.8p23f);
+    const float t = (value - levels.shift) * levels.inverse, above = t > 0.0f ? t : 0.0f;
+    return (uint8_t)bits_of_float((above < levels.top ? above : levels.top) + 0x1.8p23f);
   }
 
   void store(const uint8_t codes[64], int64_t count, uint64_t* dst) const {

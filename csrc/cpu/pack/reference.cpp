@@ -15,7 +15,7 @@ static int pack(const Job& job) {
             uint64_t word = 0;
             for (int64_t b = 0; b < count; ++b) {
               const float value = widen(src[x * args.stride_w + (channel + b) * args.stride_c]);
-              const unsigned code = code_of(job.levels, with_affine(args, value, channel + b));
+              const unsigned code = code_of(job.levels, with_affine(job, value, channel + b));
               word |= (uint64_t)(~code >> q & 1) << b;
             }
             dst[q * job.plane_step + x * job.pixel + place] = word;

@@ -39,9 +39,16 @@ static inline float widen(F16 x) {
   return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-/// x, or x * gain + offset in two roundings (the build forbids contraction).
-static inline float with_affine(const abcfx_pack_args& args, float x, int64_t channel) {
-  return args.gain ? x * args.gain[channel] + args.offset[channel] : x;
+/// A NaN fails both comparisons, and stays.
+static inline float clipped(float x, float low, float high) {
+  const float above = x < low ? low : x;
+  return above > high ? high : above;
+}
+
+/// x, or clip(x * gain + offset) in two roundings (the build forbids contraction).
+static inline float with_affine(const Job& job, float x, int64_t channel) {
+  const abcfx_pack_args& args = *job.args;
+  return args.gain ? clipped(x * args.gain[channel] + args.offset[channel], job.low, job.high) : x;
 }
 
 /// The code of one value (see Levels). A NaN fails every comparison: code 0. Clamping before rounding is the same as

@@ -6,12 +6,13 @@
 
 namespace {
 
-/// gain[c] and offset[c] from some channel on; NULL if the kernel has no affine.
+/// gain[c] and offset[c] from some channel on, and the limits after them; NULL if the kernel has no affine.
 struct Affine {
   const float* gain;
   const float* offset;
+  float low, high;
 
-  Affine from(int64_t channel) const { return gain ? Affine{gain + channel, offset + channel} : *this; }
+  Affine from(int64_t channel) const { return gain ? Affine{gain + channel, offset + channel, low, high} : *this; }
 };
 
 /// What a variant does, for one element type and one way to quantize. It is called for a line or a block, through a
@@ -56,7 +57,7 @@ struct CopiedWord {
     memcpy(offset, affine.offset, sizeof(float) * count);
   }
 
-  Affine affine(const Affine& original) const { return original.gain ? Affine{gain, offset} : original; }
+  Affine affine(const Affine& original) const { return original.gain ? Affine{gain, offset, original.low, original.high} : original; }
 };
 
 /// `count` channels of `pixels` pixels, contiguous whatever they were; the last pixel is repeated up to a whole tile.
@@ -142,7 +143,7 @@ void pack_blocks(const Job& job, const Kernel<T>& kernel, const T* src, const Af
 template <class Traits, class T>
 int walk(const Job& job, const Kernel<T>& kernel) {
   const abcfx_pack_args& args = *job.args;
-  const Affine affine = {args.gain, args.offset};
+  const Affine affine = {args.gain, args.offset, job.low, job.high};
   const bool by_pixel = args.stride_c == 1 || args.stride_c < args.stride_w;
   return for_each_run(job, [&](int64_t from, uint64_t* dst, int64_t lines) {
     const T* src = (const T*)args.src + from;

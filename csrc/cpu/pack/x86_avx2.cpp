@@ -86,7 +86,7 @@ struct Quantize final : Kernel<T> {
     octets.together = true;
     for (int i = 0; i < 4; ++i) {
       octets.at[i] = src + 8 * i;
-      if (AFFINE) octets.affine[i] = each ? Affine{affine.gain + 8 * i, affine.offset + 8 * i} : affine;
+      if (AFFINE) octets.affine[i] = each ? affine.from(8 * i) : affine;
     }
     return octets;
   }

@@ -29,6 +29,12 @@ inline __m256 load(const Bf16* src) {
 }
 inline __m256 load(const F16* src) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)src)); }
 
+/// The clip after an affine: vmaxps and vminps return their second operand if one is NaN, so that a NaN stays.
+inline __m256 clipped(__m256 x, const Affine& affine) {
+  const __m256 above = _mm256_max_ps(_mm256_set1_ps(affine.low), x);
+  return _mm256_min_ps(_mm256_set1_ps(affine.high), above);
+}
+
 /// How an affine meets eight values: not at all, channel by channel, or (tiles) one channel for all.
 enum class Meets { NEVER, EACH, ALL };
 
@@ -39,9 +45,11 @@ inline __m256 value(const Octets<T>& octets, int i) {
   if constexpr (MEETS == Meets::NEVER) return x;
   const Affine& affine = octets.affine[i];
   if constexpr (MEETS == Meets::EACH) {
-    return _mm256_add_ps(_mm256_mul_ps(x, _mm256_loadu_ps(affine.gain)), _mm256_loadu_ps(affine.offset));
+    const __m256 moved = _mm256_mul_ps(x, _mm256_loadu_ps(affine.gain));
+    return clipped(_mm256_add_ps(moved, _mm256_loadu_ps(affine.offset)), affine);
   }
-  return _mm256_add_ps(_mm256_mul_ps(x, _mm256_broadcast_ss(affine.gain)), _mm256_broadcast_ss(affine.offset));
+  const __m256 moved = _mm256_mul_ps(x, _mm256_broadcast_ss(affine.gain));
+  return clipped(_mm256_add_ps(moved, _mm256_broadcast_ss(affine.offset)), affine);
 }
 
 /// 4 x 8 dwords to bytes, saturating; and the dwords back in order after it.

@@ -28,6 +28,12 @@ inline __m512 load(const F16* src, __mmask16 real) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(real, src));
 }
 
+/// The clip after an affine: vmaxps and vminps return their second operand if one is NaN, so that a NaN stays.
+inline __m512 clipped(__m512 x, const Affine& affine) {
+  const __m512 above = _mm512_max_ps(_mm512_set1_ps(affine.low), x);
+  return _mm512_min_ps(_mm512_set1_ps(affine.high), above);
+}
+
 /// How an affine meets sixteen values: not at all, channel by channel, or (tiles) one channel for all.
 enum class Meets { NEVER, EACH, ALL };
 
@@ -39,9 +45,10 @@ inline __m512 value(const Quarters<T>& quarters, int i) {
   const Affine& affine = quarters.affine[i];
   if constexpr (MEETS == Meets::EACH) {
     const __m512 gain = _mm512_maskz_loadu_ps(real, affine.gain), offset = _mm512_maskz_loadu_ps(real, affine.offset);
-    return _mm512_add_ps(_mm512_mul_ps(x, gain), offset);
+    return clipped(_mm512_add_ps(_mm512_mul_ps(x, gain), offset), affine);
   }
-  return _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(*affine.gain)), _mm512_set1_ps(*affine.offset));
+  const __m512 moved = _mm512_mul_ps(x, _mm512_set1_ps(*affine.gain));
+  return clipped(_mm512_add_ps(moved, _mm512_set1_ps(*affine.offset)), affine);
 }
 
 inline __mmask64 joined(uint32_t low, uint32_t high) { return low | (uint64_t)high << 32; }

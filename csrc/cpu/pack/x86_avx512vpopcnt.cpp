@@ -56,7 +56,7 @@ struct Quantize final : Kernel<T> {
     for (int i = 0; i < 4; ++i) {
       quarters.at[i] = src + 16 * i;
       quarters.real[i] = (__mmask16)(real >> 16 * i);
-      if (AFFINE) quarters.affine[i] = each ? Affine{affine.gain + 16 * i, affine.offset + 16 * i} : affine;
+      if (AFFINE) quarters.affine[i] = each ? affine.from(16 * i) : affine;
     }
     return quarters;
   }
@@ -94,7 +94,7 @@ struct Quantize final : Kernel<T> {
         const int64_t word = i + j / quarters_each, channel = 16 * (j % quarters_each);
         quarters.at[j] = word < n ? src + word * step + channel : src;
         quarters.real[j] = word < n ? (__mmask16)low_bits(channels - channel) : (__mmask16)0;
-        if (AFFINE) quarters.affine[j] = {affine.gain + channel, affine.offset + channel};
+        if (AFFINE) quarters.affine[j] = affine.from(channel);
       }
       __mmask64 plus[ROOM];
       local.template plus_of<EACH>(quarters, plus);

@@ -1,4 +1,7 @@
 // Bit planes of activations, one pass (planes.cuh): values are read 16 bytes at a time where they may be.
+#include <float.h>
+#include <math.h>
+
 #include "../launch.cuh"
 #include "../levels.cuh"
 #include "planes.cuh"
@@ -42,9 +45,14 @@ struct Stored {
         for (int b = 0; b < 8; ++b) value[b] = b < many ? wide(src[(c + b) * args.stride_c]) : 0.0f;
       }
       if (!args.gain) return;
+      const bool clips = args.low < args.high;
+      const float low = clips && args.low > -FLT_MAX ? args.low : -INFINITY;
+      const float high = clips && args.high < FLT_MAX ? args.high : INFINITY;
 #pragma unroll
       for (int b = 0; b < 8; ++b) {
-        if (b < many) value[b] = __fadd_rn(__fmul_rn(value[b], args.gain[c + b]), args.offset[c + b]);
+        if (b >= many) continue;
+        const float moved = __fadd_rn(__fmul_rn(value[b], args.gain[c + b]), args.offset[c + b]);
+        value[b] = moved < low ? low : moved > high ? high : moved;  // a NaN fails both comparisons
       }
     }
   };

@@ -14,7 +14,7 @@ enum abcfx_dtype { ABCFX_F32 = 0, ABCFX_BF16 = 1, ABCFX_F16 = 2 };
 
 /// Quantize an image to bit planes, one pass, all planes, written into an already padded bit image.
 ///
-///   value:        x, or x * gain[c] + offset[c] (two f32 roundings) if there is an affine
+///   value:        x, or clip(x * gain[c] + offset[c], low, high) (two f32 roundings) if there is an affine
 ///   coded:        k = clamp(rint((value - shift[0]) * (1 / scale[0])), 0, 2^planes - 1), plane q holds NOT bit q of k
 ///   thermometer:  plane q is -1 (bit set) unless value >= 0.5 - shift[q]
 ///
@@ -24,6 +24,8 @@ enum abcfx_dtype { ABCFX_F32 = 0, ABCFX_BF16 = 1, ABCFX_F16 = 2 };
 ///
 /// src   `dtype`, element (n, c, y, x) at n*stride_n + c*stride_c + y*stride_h + x*stride_w
 /// gain, offset   f32[channels], over all groups; both NULL: no affine
+/// low, high      limits after the affine, which a NaN passes; without effect unless low < high, or
+///             without an affine; +-FLT_MAX is no limit
 /// dst   [images][height + top + bottom][planes][width + left + right][groups * words]
 ///       words = ceil(channels / groups / 64)
 ///       bit b of word i of a group is channel 64 i + b of that group; tail bits and padding pixels are 0
@@ -47,6 +49,7 @@ struct abcfx_pack_args {
   int64_t groups;
   int64_t line_begin, line_end;
   int64_t pixel_begin, pixel_end;
+  float low, high;
 };
 
 typedef int (*abcfx_pack_fn)(const struct abcfx_pack_args* args);
