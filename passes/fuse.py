@@ -28,6 +28,7 @@ from abcfx.passes._product import ProductView, product_of, replayed
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from abcfx.passes.carry_bits import carry_bits
 from abcfx.passes.emit_bits import emit_bits
+from abcfx.passes.one_layout import one_layout
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
 
@@ -231,9 +232,9 @@ FUSE: tuple[Rule, ...] = (FoldAffine(), FuseAdd(), FuseClip(), FuseSlope())
 
 
 def fuse(gm: GraphModule) -> Report:
-    """Apply the rules, move packs up where that is cheaper, then let layers emit planes for the next one."""
+    """Apply the rules, move packs up where that is cheaper, let layers emit planes; then one layout for all."""
     report = apply_rules(gm, FUSE)
-    for name, move in (("CarryBits", carry_bits), ("EmitBits", emit_bits)):
+    for name, move in (("CarryBits", carry_bits), ("EmitBits", emit_bits), ("OneLayout", one_layout)):
         if not skips(name):
             move(gm, report)
     return report
