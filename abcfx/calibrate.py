@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from abcfx.correction import correct_outputs
-from abcfx.fitting import fit_weights, require_method
+from abcfx.fitting import fit_weights, require_method, warn_of_fitted_weights
 from abcfx.layers import ABCLayer
 from abcfx.quant import activations
 
@@ -90,6 +90,7 @@ def _fitting(model: nn.Module, correct: bool, fit: str, progress: bool | None) -
     layers = [module for module in root.modules() if isinstance(module, ABCLayer)]
     if not layers:
         raise ValueError("nothing to calibrate: the model has no quantized layer (abcfx.quantize_model makes them)")
+    warn_of_fitted_weights(root)
     replays: list[tuple[tuple, dict]] = []
     hook = root.register_forward_pre_hook(
         lambda _, args, kwargs: replays.append((args, kwargs)) if len(replays) < CORRECTED_BATCHES else None,

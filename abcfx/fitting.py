@@ -88,6 +88,18 @@ def require_method(method: str) -> None:
         raise ValueError(f"fit must be one of {', '.join(METHODS)}, got {method!r}")
 
 
+def warn_of_fitted_weights(model: nn.Module) -> None:
+    """To be called when a model is calibrated once more: fitting has replaced its float weights for good."""
+    report = getattr(model, "_abcfx_fit", None)
+    if report is not None:
+        warnings.warn(
+            f'the weights of this model were fitted to data before (fit="{report.method}"), and its float weights are '
+            f"gone: this calibration starts from the fitted ones and compares with them. For a fresh start, quantize "
+            f"the float model again with abcfx.quantize_model and calibrate that",
+            stacklevel=5,
+        )
+
+
 class Fitter:
     """One layer while its weight is fitted: `exact` is the layer with the float weight, `layer` that of the model."""
 
@@ -142,12 +154,6 @@ def fit_weights(
 
     Layers that cannot be fitted keep their weight; the report has the reason.
     """
-    if getattr(model, "_abcfx_fit", None) is not None:
-        warnings.warn(
-            "the weights of this model were fitted to data before, and its float weights are gone: what is fitted is "
-            "compared with the fitted ones. Quantize the float model again for a fresh start",
-            stacklevel=2,
-        )
     layers = [module for module in model.modules() if isinstance(module, ABCLayer) and module.calibrated]
     reasons = reasons_against(model, layers)
     exact = copy.deepcopy(model)

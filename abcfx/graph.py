@@ -144,14 +144,17 @@ class Builder:
 
 
 def set_value(node: Node, key: str | None) -> None:
-    """Give a call_function node its fake value by running it on the fake values of its arguments."""
+    """Give a call_function or call_method node its fake value by running it on the fake values of its arguments."""
     known = {n: value(n) for n in node.all_input_nodes}
     mode = fake_mode(known.values())
     if key is None or mode is None or any(v is None for v in known.values()):
         return
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)  # type: ignore[misc]
     with mode, torch.no_grad() if not torch.is_grad_enabled() else nullcontext():
-        node.meta[key] = node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "call_method":
+            node.meta[key] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            node.meta[key] = node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def fake_mode(values: Iterable[Any]) -> FakeTensorMode | None:

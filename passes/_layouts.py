@@ -25,7 +25,7 @@ _ELEMENTWISE = {
     torch.addcmul,
     aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.to.dtype, aten.relu.default, aten.slice.Tensor,
     torch.permute, torch.transpose, "permute", "transpose", "unsqueeze", "squeeze",
-    aten.squeeze.dim, aten.unsqueeze.default,
+    aten.permute.default, aten.squeeze.dim, aten.unsqueeze.default,
 }  # fmt: skip
 # Same value for any strides, and the result has its own
 _ABSORBING = {
@@ -46,11 +46,16 @@ def strides_matter(node: Node) -> bool:
         for user in waiting.pop().users:
             if user in seen or _absorbs(user):
                 continue
-            if user.op not in ("call_function", "call_method") or user.target not in _ELEMENTWISE:
+            if not passes_strides(user):
                 return True
             seen.add(user)
             waiting.append(user)
     return False
+
+
+def passes_strides(node: Node) -> bool:
+    """Whether `node` has the same value for any strides of its argument, which show through it."""
+    return node.op in ("call_function", "call_method") and node.target in _ELEMENTWISE
 
 
 def _absorbs(user: Node) -> bool:

@@ -30,6 +30,7 @@ from abcfx.passes.carry_bits import carry_bits
 from abcfx.passes.drop_pools import IdentityPool
 from abcfx.passes.emit_bits import emit_bits
 from abcfx.passes.flatten_bits import FLATTEN, reads_rows
+from abcfx.passes.one_layout import one_layout
 from abcfx.passes.pack_affine import AffineInPack
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
@@ -236,7 +237,7 @@ FUSE: tuple[Rule, ...] = (FoldAffine(), FuseAdd(), FuseClip(), FuseSlope())
 def fuse(gm: GraphModule) -> Report:
     """Apply the rules, move packs up where that is cheaper, then let layers emit planes for the next one.
 
-    What is left to pack takes the batch norm in front of it along.
+    What is left to pack takes the batch norm in front of it along; then all of it gets one layout.
     """
     report = apply_rules(gm, (IdentityPool(), *FUSE))
     report.add(apply_rules(gm, FLATTEN, only=reads_rows))
@@ -244,4 +245,6 @@ def fuse(gm: GraphModule) -> Report:
         if not skips(name):
             move(gm, report)
     report.add(apply_rules(gm, (AffineInPack(),)))
+    if not skips("OneLayout"):
+        one_layout(gm, report)
     return report

@@ -74,3 +74,15 @@ def test_errors_and_reasons() -> None:
     abcfx.calibrate(q, [torch.randn(99, 8)], fit="moments")
     assert torch.equal(q[0].weight, before)
     assert "fixed function" in abcfx.fit_report(q).layers[0].reason
+
+
+@pytest.mark.parametrize("fit", ["error", "moments"])
+def test_a_second_calibration_says_what_it_starts_from(fit: str) -> None:
+    model, q, x = fitted_model()
+    weight = q[0].weight.clone()
+    with pytest.warns(UserWarning, match=r'fit="compensate".*quantize the float model again with') as caught:
+        abcfx.calibrate(q, [x], fit=fit)
+    assert caught[0].filename == __file__
+    if fit == "error":
+        assert torch.equal(q[0].weight, weight)
+    abcfx.calibrate(abcfx.quantize_model(model, 3, 3, first_last_float=False), [x])  # the fresh start: no warning
