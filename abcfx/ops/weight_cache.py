@@ -183,7 +183,7 @@ def fitted(weight: Tensor, recipe: WeightRecipe) -> tuple[Tensor, Tensor, torch.
     Those that `packed` and `dequantized` are made of, here and now: in a training step possibly fitted from the scales
     of the last step; under torch.no_grad adopted ones if the weight still equals them, else a fit from scratch.
     """
-    fit = _fit(weight, recipe, _is_training(weight))
+    fit = fit_of(weight, recipe)
     return fit.bases.flatten(2), fit.scales, fit.bases.shape[1:]
 
 
@@ -204,10 +204,8 @@ def adopt(weight: Tensor, recipe: WeightRecipe, bases: Tensor, scales: Tensor) -
 
 
 def fit_of(weight: Tensor, recipe: WeightRecipe) -> Fit:
-    """`fitted`, kept until the weight changes also where no gradients flow: for the products of a backward pass."""
-    training = _is_training(weight)
-    make = _fit_for_step if training else lambda weight, recipe, _: _fit(weight, recipe, False)
-    return _look_up(weight, "fit", recipe.fit(), make, training)
+    """`fitted` as a Fit. Kept until the weight changes in a training step, its backward pass included."""
+    return _fit(weight, recipe, _is_training(weight))
 
 
 def _fit(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
