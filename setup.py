@@ -97,9 +97,10 @@ def cuda_extensions() -> list[Extension]:
         [path.relative_to(ROOT).as_posix() for path in TABLE.cuda_sources()],
         include_dirs=[INCLUDE, str(TABLE.ROOT / "binding" / "cuda"), *include_paths()],
         library_dirs=[*library_paths(), *toolkit_libraries(compiler)],
-        libraries=[*torch_libraries, "cudart_static", "rt", "dl", "pthread"],
-        # without --no-as-needed the linker may drop torch_cuda, which nothing else would load before us
-        extra_link_args=["-Wl,--no-as-needed"],
+        libraries=["cudart_static", "rt", "dl", "pthread"],
+        # Needed by name, used or not: libtorch is what brings libtorch_cuda along, also where this is built beside a torch
+        # that has none. Flags of the linker hold for what follows them, so these come after all other libraries.
+        extra_link_args=["-Wl,--no-as-needed", *(f"-l{name}" for name in torch_libraries)],
         extra_compile_args={
             "cxx": [*COMMON, "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"],
             "nvcc": TABLE.nvcc_flags(""),
