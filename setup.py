@@ -98,8 +98,8 @@ def cuda_extensions() -> list[Extension]:
         include_dirs=[INCLUDE, str(TABLE.ROOT / "binding" / "cuda"), *include_paths()],
         library_dirs=[*library_paths(), *toolkit_libraries(compiler)],
         libraries=["cudart_static", "rt", "dl", "pthread"],
-        # Needed by name, used or not: libtorch is what brings libtorch_cuda along, also where this is built beside a torch
-        # that has none. Flags of the linker hold for what follows them, so these come after all other libraries.
+        # Needed, used or not: libtorch is what brings libtorch_cuda along, also if this is built beside a torch
+        # that has none. A flag of the linker holds for what follows it.
         extra_link_args=["-Wl,--no-as-needed", *(f"-l{name}" for name in torch_libraries)],
         extra_compile_args={
             "cxx": [*COMMON, "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"],

@@ -1,4 +1,4 @@
-"""The CUDA tests use the cases, exact results and guarded outputs of the CPU kernels' tests, and the graphs of the passes'."""
+"""The CUDA tests use cases, exact results and guarded outputs of the CPU kernels' tests, and graphs of the passes'."""
 
 from __future__ import annotations
 
