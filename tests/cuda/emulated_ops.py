@@ -68,7 +68,7 @@ def check_convolution(name: str, levels: str) -> None:
     next_levels = (*levels_of(levels, 2), 2, levels, groups, (1, 2))
     for tail in (
         (y, None, 0.0, 6.0, None, None, -1.0, NO_LIMIT, *next_levels),
-        (None, slope, -NO_LIMIT, 9.0, gain, offset, -NO_LIMIT, 2.0, *next_levels),
+        (None, slope, -NO_LIMIT, 9.0, gain, offset, -NO_LIMIT, 0.25, *next_levels),
         (y, slope, -4.0, NO_LIMIT, gain, offset, -NO_LIMIT, NO_LIMIT, *next_levels),
         (y, slope, -NO_LIMIT, NO_LIMIT, None, None, -NO_LIMIT, NO_LIMIT, None, None, 0, levels, 1, (0, 0)),
         (None, None, 0.0, 6.0, None, None, -NO_LIMIT, NO_LIMIT, None, None, 0, levels, 1, (0, 0)),

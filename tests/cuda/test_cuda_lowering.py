@@ -151,6 +151,9 @@ def kernels_of(call: Callable[..., Tensor], *tensors: Tensor) -> list[str]:
     """The abc_k ops that `call` runs, on fake tensors; what it returns must be on the device."""
     graph = make_fx(call)(*tensors)
     assert_all_on_the_device(graph)
+    for node in graph.graph.nodes:
+        if node.name.startswith(("pack_weights", "pack_positions")):
+            assert node.args[-1] == CUDA_LANES, node.format_node()
     return [name.split(".")[0] for name in ops_of(graph, "abc_k.")]
 
 
