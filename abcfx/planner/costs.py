@@ -108,7 +108,8 @@ def _quantized(workload: Workload, plan: LayerPlan, device: torch.device) -> flo
     choice = choose(workload, plan, device)
     if choice.form in choice.ms:
         return choice.ms[choice.form]
-    return predict(workload.dims(plan, torch.get_num_threads()), rates_for(library.kernel_variant()))[choice.form]
+    variants, threads = runs_on(device)
+    return predict(workload.dims(plan, threads), rates_for(variants[0]))[choice.form]
 
 
 def _dims(workload: Workload) -> Dims:
