@@ -26,7 +26,8 @@ from setuptools.errors import CompileError, ExecError, LinkError, PlatformError
 
 try:
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, include_paths, library_paths
+    from torch.utils import cpp_extension
+    from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 except ImportError:
     BuildExtension = None
 
@@ -68,9 +69,13 @@ def headers() -> list[str]:
 
 
 def nvcc() -> str | None:
-    """Where torch will look for it."""
-    found = Path(CUDA_HOME or "") / "bin" / "nvcc"
-    return str(found) if CUDA_HOME and found.is_file() else shutil.which("nvcc")
+    """Where torch will look for it. A torch without CUDA does not look: it is told where the toolkit is."""
+    homes = [cpp_extension.CUDA_HOME, os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [*(os.path.join(home, "bin", "nvcc") for home in homes if home), shutil.which("nvcc")]
+    found = next((place for place in places if place and os.path.isfile(place)), None)
+    if found and not cpp_extension.CUDA_HOME:
+        cpp_extension.CUDA_HOME = str(Path(found).parent.parent)
+    return found
 
 
 def cuda_extensions() -> list[Extension]:
@@ -92,9 +97,10 @@ def cuda_extensions() -> list[Extension]:
         [path.relative_to(ROOT).as_posix() for path in TABLE.cuda_sources()],
         include_dirs=[INCLUDE, str(TABLE.ROOT / "binding" / "cuda"), *include_paths()],
         library_dirs=[*library_paths(), *toolkit_libraries(compiler)],
-        libraries=[*torch_libraries, "cudart_static", "rt", "dl", "pthread"],
-        # without --no-as-needed the linker may drop torch_cuda, which nothing else would load before us
-        extra_link_args=["-Wl,--no-as-needed"],
+        libraries=["cudart_static", "rt", "dl", "pthread"],
+        # Needed, used or not: libtorch is what brings libtorch_cuda along, also if this is built beside a torch
+        # that has none. A flag of the linker holds for what follows it.
+        extra_link_args=["-Wl,--no-as-needed", *(f"-l{name}" for name in torch_libraries)],
         extra_compile_args={
             "cxx": [*COMMON, "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"],
             "nvcc": TABLE.nvcc_flags(""),

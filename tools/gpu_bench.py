@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 B1_PEAK = 15.5e15  # operations a second, two for each multiply-add: an H100 or H200
 LIMITS = {"build": 240, "tests": 120, "memcheck": 90, "racecheck": 90, "pack": 30, "gemm": 60, "fused": 60, "conv": 90,
-          "author": 60, "gemv": 30, "models": 90, "breakeven": 60}  # fmt: skip
+          "author": 60, "gemv": 30, "models": 90, "training": 120, "breakeven": 60}  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -235,6 +235,42 @@ class Bench:
                         row[f"abc{m}{n}"] = self.ms(lambda: quantized(x))  # noqa: B023
                 yield row
 
+    def training(self):
+        """Whole steps of ResNet-18, forward, backward and SGD, compiled; quantized ones with (M, N, K) = (2, 2, 4)."""
+        import torchvision
+
+        import abcfx
+
+        t = self.torch
+        image, batches = (32, (2,)) if self.quick else (224, (32, 128))
+        for batch in batches:
+            x = t.randn(batch, 3, image, image, device=self.device).contiguous(memory_format=t.channels_last)
+            target = t.randint(1000, (batch,), device=self.device)
+            row: Row = {"model": "resnet18", "batch": batch}
+            for key in ("f32", "tf32", "f16", "abc224"):
+                model = torchvision.models.resnet18().to(self.device, memory_format=t.channels_last)
+                if key == "abc224":
+                    model = abcfx.quantize_model(model, M=2, N=2, grad_bases=4)
+                    abcfx.calibrate(model, [x])
+                self.tf32(key == "tf32")
+                row[key] = self.ms(self.step(model.train(), x, target, key))
+            yield row
+
+    def step(self, model: Any, x: Any, target: Any, key: str) -> Callable[[], None]:
+        """f16 is autocast without a scaler of losses: what it computes does not matter here."""
+        t = self.torch
+        optimizer = t.optim.SGD(model.parameters(), 1e-3, momentum=0.9, fused=self.device.type == "cuda")
+        run = model if self.quick else t.compile(model, backend="abc" if key.startswith("abc") else "inductor")
+
+        def step() -> None:
+            with t.autocast(self.device.type, dtype=t.float16, enabled=key == "f16"):
+                loss = t.nn.functional.cross_entropy(run(x), target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        return step
+
     def breakeven(self):
         for size in [64] if self.quick else [1024, 2048, 4096, 8192]:
             rivals = self.rivals_linear(size, size, size)
@@ -246,14 +282,21 @@ class Bench:
 
 
 def checks(name: str, seconds: float) -> list[Row]:
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/cuda/test_cuda_device.py"]
+    tests = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/cuda/test_cuda_device.py",
+        "tests/cuda/test_device_training.py",
+    ]
     if name == "build":
         return [run([sys.executable, "setup.py", "build_ext", "--inplace"], seconds)]
     if name == "tests":
         return [run([*tests, "tests/ops/test_choose_cuda.py"], seconds)]
     if shutil.which("compute-sanitizer") is None:
         return [{"skipped": "compute-sanitizer is not installed"}]
-    pick = ["-k", "linear_gives and 5 and 64 or conv2d_gives and 256"]
+    pick = ["-k", "linear_gives and 5 and 64 or conv2d_gives and 256 or positions or emitting or values_and_maxima"]
     return [run(["compute-sanitizer", "--tool", name, "--error-exitcode", "9", *tests, *pick], seconds)]
 
 

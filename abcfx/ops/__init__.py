@@ -5,7 +5,6 @@ from abcfx.ops import (  # noqa: F401  importing registers
     convolution,
     kernel_conv,
     kernel_emit,
-    kernel_emit_cuda,
     kernel_gradients,
     kernel_linear,
     kernel_pack,

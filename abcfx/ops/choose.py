@@ -9,7 +9,7 @@ The cost model (abcfx/cost) says which, in microseconds; with autotuning each sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -144,7 +144,7 @@ def methods(workload: Workload, device: str, variants: tuple[str, str]) -> dict[
     """
     common = _no_kernel(workload, device, variants[0])
     if device == "cuda":
-        common = common or _no_cuda_kernel(workload, variants[0])
+        common = common or no_cuda_kernel(workload.weight, variants[0])
         return {"xnor": common, "lut": common or "the table kernel is one for CPUs", "dense": None}
     return {"xnor": common, "lut": common or _no_table(workload, variants[1]), "dense": None}
 
@@ -164,10 +164,11 @@ def _no_kernel(workload: Workload, device: str, variant: str) -> str | None:
     return None
 
 
-def _no_cuda_kernel(workload: Workload, variant: str) -> str | None:
+def no_cuda_kernel(weight: Sequence[int], variant: str) -> str | None:
+    """Why no product of a layer with this weight [o, channels/groups, *kernel] runs on planes on a CUDA device."""
     if reason := library_cuda.refusal(variant):
         return reason
-    taps = max(workload.weight[2:], default=1)
+    taps = max(weight[2:], default=1)
     return f"{taps} taps along an axis; the CUDA kernels take {MAX_CUDA_TAPS}" if taps > MAX_CUDA_TAPS else None
 
 

@@ -132,7 +132,7 @@ def input_grad_on_planes(
         )
         tap_sums = sums[taps].flip(0, 1).reshape(-1, channels).t().contiguous()
         y = k.conv2d(
-            bits, k.pack_weights(weight, 1, lanes_of(method)), alpha.new_ones((1, channels)),
+            bits, k.pack_weights(weight, 1, lanes_of(method, grad.device)), alpha.new_ones((1, channels)),
             tap_sums, None, *levels, "coded", m * outputs,
             [high.taps, wide.taps], [1, 1], pad, geometry[2], 1,
         )  # fmt: skip
@@ -159,7 +159,7 @@ def linear_input_grad_on_planes(
     codes = k.round_gradient(grad, alpha, gradients.inverse_step(step), seed, planes)
     weight = bases.permute(3, 2, 0, 1).reshape(1, channels, 1, outputs)
     y = k.linear(
-        k.pack_rows(codes, *levels, planes, "coded"), k.pack_weights(weight, 1, lanes_of(method)),
+        k.pack_rows(codes, *levels, planes, "coded"), k.pack_weights(weight, 1, lanes_of(method, grad.device)),
         alpha.new_ones((1, channels)), sums_over_rows(bases.view(outputs, channels)).unsqueeze(1), None, *levels,
         "coded", outputs,
     )  # fmt: skip
@@ -201,10 +201,10 @@ def weight_grad_on_planes(
     beta, constant = activations.coefficients(scale, shift, bits.shape[2], levels)
     rows = codes.transpose(0, 1).reshape(outputs, -1)
     product = positions_product(rows, bits, beta, planes, (kernel, geometry[0], geometry[2], out), channels, method)
-    sums = sums_over_images(codes)
+    sums = sums_over_images(codes).double()  # no lower matmul precision that a user sets may round them
     inside = torch.einsum("oyx,ty,sx->ots", sums, *masks(bits, kernel, out, geometry))
     outside = sums.sum((1, 2)).view(-1, 1, 1) - inside
-    correction = (constant * inside - beta.sum() * outside).unsqueeze(-1)
+    correction = (constant * inside - beta.sum() * outside).float().unsqueeze(-1)
     dw = (product.view(outputs, *kernel, channels) + correction) * step.view(-1, 1, 1, 1)
     return dw.permute(0, 3, 1, 2)
 
@@ -238,9 +238,9 @@ def positions_product(
     """Σ_r codes[o, r]·Σ_q β_q A_q[pixel(r, t), c] → f32 [O, kernel·C]; rows bf16 [O, n·oh·ow] of codes, any strides."""
     kernel, stride, dilation, out = shape
     depth = rows.shape[1]
-    packed, counts = k.pack_positions(bits, channels, kernel, stride, dilation, out, lanes_of(method))
+    packed, counts = k.pack_positions(bits, channels, kernel, stride, dilation, out, lanes_of(method, bits.device))
     levels = code_levels(planes, rows)
-    tap_sums = beta @ (depth - 2 * counts).float()
+    tap_sums = (beta.unsqueeze(1) * (depth - 2 * counts)).sum(0)
     alpha = beta.unsqueeze(1).expand(counts.shape).contiguous()
     packed_rows = k.pack_rows(rows, *levels, planes, "coded")
     return k.linear(packed_rows, packed, alpha, tap_sums.unsqueeze(1), None, *levels, "coded", depth)
@@ -263,12 +263,12 @@ def sums_over_images(codes: Tensor) -> Tensor:
 
 
 def masks(bits: Tensor, kernel: Sequence[int], out: Sequence[int], geometry: tuple) -> tuple[Tensor, Tensor]:
-    """f32 [kh, oh] and [kw, ow]: 1 where a tap of an output position lies inside the image."""
+    """f64 [kh, oh] and [kw, ow]: 1 where a tap of an output position lies inside the image."""
 
     def mask(axis: int, padded: int) -> Tensor:
         stride, padding, dilation = (geometry[i][axis] for i in range(3))
         taps = torch.arange(kernel[axis], device=bits.device).unsqueeze(1) * dilation
         at = taps + torch.arange(out[axis], device=bits.device) * stride
-        return ((at >= padding) & (at < padded - padding)).float()
+        return ((at >= padding) & (at < padded - padding)).double()
 
     return mask(0, bits.shape[1]), mask(1, bits.shape[3])

@@ -1,7 +1,7 @@
 """The compiled CUDA kernels: a second library, loaded where torch has CUDA. Without it CUDA layers run in dense form.
 
-Loading it registers the CUDA implementations of pack_rows, pack_image, pack_weights, linear and conv2d. It asks for no
-device: a process that forks its workers afterwards is not disturbed.
+Loading it registers the CUDA implementations of the abc_k ops, all but those of the weight fit (docs/cuda.md). It asks
+for no device: a process that forks its workers afterwards is not disturbed.
 """
 
 from __future__ import annotations

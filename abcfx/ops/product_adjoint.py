@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abcfx.ops import gradients, library
+from abcfx.ops import gradients, library, library_cuda
+from abcfx.ops.choose import no_cuda_kernel
 from abcfx.ops.convolution import image_of, two_dims
 from abcfx.ops.product import recipe_of
 from abcfx.ops.saved_activation import in_memory_format, layout_of, unpack_activation
@@ -23,6 +24,9 @@ from abcfx.ops.schema import ABC, GEOMETRY_ARGUMENTS, PLAN_ARGUMENTS, Geometry
 from abcfx.ops.weight_cache import Fit, dequantized, fit_of
 from abcfx.plan import LayerPlan
 from abcfx.quant import gradients as quant
+
+# Bits of a window whose popcounts f32 holds exactly, less those of a last word (csrc/include/abcfx/cuda.h).
+MAX_CUDA_DEPTH = 2**23 - 64
 
 ABC.define(
     "input_adjoint(Tensor grad, Tensor weight, SymInt[] input_size, bool channels_last, ScalarType dtype, "
@@ -76,7 +80,8 @@ def weight_adjoint(
 ) -> Tensor:
     """dŴ in `dtype` (at least f32), contiguous."""
     geometry, plan = Geometry(*arguments[:6]), LayerPlan.of_arguments(*arguments[6:])
-    if seed is not None and _refusal(weight_size, geometry, grad.device) is None:
+    depth = grad.numel() // max(grad.shape[-1 if geometry.linear else 1], 1)
+    if seed is not None and _refusal(weight_size, geometry, grad.device, depth) is None:
         dw = _weight_grad_on_planes(
             grad.float(), planes, scale.float(), shift.float(), seed, weight_size, geometry, plan
         )
@@ -96,9 +101,17 @@ def _empty(size: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
     return torch.empty(list(size), dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def _refusal(weight_size: Sequence[int], geometry: Geometry, device: torch.device) -> str | None:
-    """Why the products of a rounded gradient are made in float; None if they run on planes."""
-    if device.type not in ("cpu", "meta"):
+def _refusal(weight_size: Sequence[int], geometry: Geometry, device: torch.device, depth: int = 0) -> str | None:
+    """Why the products of a rounded gradient are made in float; None if they run on planes.
+
+    depth  output positions that a weight gradient sums over
+    """
+    if device.type == "cuda":
+        if reason := no_cuda_kernel(weight_size, library_cuda.variant(device.index)):
+            return reason
+        if depth >= MAX_CUDA_DEPTH:
+            return f"{depth} output positions; the CUDA kernels sum over fewer than {MAX_CUDA_DEPTH}"
+    elif device.type not in ("cpu", "meta"):
         return f"no backward product of bits for {device.type} yet"
     if geometry.linear:
         return None

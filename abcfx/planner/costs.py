@@ -22,7 +22,7 @@ from abcfx.layers import ABCLayer
 from abcfx.layers.functional import ABCFunctional
 from abcfx.ops import library
 from abcfx.ops.candidates import measure
-from abcfx.ops.choose import choose, methods, tuning
+from abcfx.ops.choose import choose, methods, runs_on, tuning
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 from abcfx.sites import float_class, module_sites
@@ -89,7 +89,7 @@ def rest(found: Mapping[str, Met]) -> float:
 
 
 def _call(workload: Workload, plans: Sequence[LayerPlan], device: torch.device, cost: str) -> tuple[float, list[float]]:
-    variants = library.kernel_variant("bgemm"), library.kernel_variant("lut")
+    variants, _ = runs_on(device)
     forms = [form for form, reason in methods(workload, device.type, variants).items() if reason is None]
     predicted = predict(_dims(workload), rates_for(variants[0]))
     if forms == ["dense"]:
@@ -108,7 +108,8 @@ def _quantized(workload: Workload, plan: LayerPlan, device: torch.device) -> flo
     choice = choose(workload, plan, device)
     if choice.form in choice.ms:
         return choice.ms[choice.form]
-    return predict(workload.dims(plan, torch.get_num_threads()), rates_for(library.kernel_variant()))[choice.form]
+    variants, threads = runs_on(device)
+    return predict(workload.dims(plan, threads), rates_for(variants[0]))[choice.form]
 
 
 def _dims(workload: Workload) -> Dims:

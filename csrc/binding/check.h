@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "abcfx/pack.h"
 
 // Every argument is checked here, in sentences with numbers: the kernels trust what they are given.
 namespace abcfx {
@@ -41,16 +44,35 @@ inline bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape
   return true;
 }
 
-/// A contiguous tensor of this dtype, dimension count and shape (-1: any size).
-inline Tensor expect(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
-                     std::initializer_list<int64_t> shape) {
-  STD_TORCH_CHECK(tensor.is_cpu(), "abc_k::", op, ": ", name, " must be a CPU tensor");
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// A contiguous tensor of this dtype, dimension count and shape (-1: any size), wherever it is.
+inline Tensor expect_anywhere(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
+                              std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, "abc_k::", op, ": ", name, " must be ",
                   torch::headeronly::toString(dtype), ", got ", torch::headeronly::toString(tensor.scalar_type()));
   STD_TORCH_CHECK(has_shape(tensor, shape), "abc_k::", op, ": ", name, " must have shape ", shape_text(shape),
                   ", got ", shape_text(tensor));
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
+
+/// The same, on the CPU.
+inline Tensor expect(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
+                     std::initializer_list<int64_t> shape) {
+  STD_TORCH_CHECK(tensor.is_cpu(), "abc_k::", op, ": ", name, " must be a CPU tensor");
+  return expect_anywhere(op, name, tensor, dtype, shape);
+}
+
+/// `expect` as an object, for checks that both devices share; the other one is cuda::OnDeviceOf.
+struct OnCpu {
+  Tensor expect(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
+                std::initializer_list<int64_t> shape) const {
+    return abcfx::expect(op, name, tensor, dtype, shape);
+  }
+  void expect_here(const char* op, const char* name, const Tensor& tensor) const {
+    STD_TORCH_CHECK(tensor.is_cpu(), "abc_k::", op, ": ", name, " must be a CPU tensor");
+  }
+};
 
 inline void expect_range(const char* op, const char* name, int64_t value, int64_t low, int64_t high) {
   STD_TORCH_CHECK(value >= low && value <= high, "abc_k::", op, ": ", name, " must be from ", low, " to ", high,
@@ -106,5 +128,65 @@ class Text {
  private:
   StringHandle handle_;
 };
+
+/// "coded" or "thermometer" -> enum abcfx_levels.
+inline int64_t expect_levels(const char* op, StringHandle text) {
+  const Text owner(text);
+  const std::string name = owner.str();
+  STD_TORCH_CHECK(name == "coded" || name == "thermometer", "abc_k::", op,
+                  ": levels must be 'coded' or 'thermometer', got '", name, "'");
+  return name == "coded" ? ABCFX_CODED : ABCFX_THERMOMETER;
+}
+
+/// The type of a tensor that the kernels read -> enum abcfx_dtype.
+inline int64_t expect_float_type(const char* op, const Tensor& input) {
+  const ScalarType type = input.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, "abc_k::", op,
+                  ": input must be Float, BFloat16 or Half, got ", torch::headeronly::toString(type), "; cast it");
+  return type == ScalarType::Float ? ABCFX_F32 : type == ScalarType::BFloat16 ? ABCFX_BF16 : ABCFX_F16;
+}
+
+/// Refuses an input that has not this many dimensions; strides may be any.
+inline void expect_dims(const char* op, const Tensor& input, int64_t dims) {
+  STD_TORCH_CHECK(input.dim() == dims, "abc_k::", op, ": input must have ", dims, " dimensions, got shape ",
+                  shape_text(input));
+}
+
+/// Whether a layer emits planes for a next one; refuses levels of which only a part is given.
+inline bool has_next(const char* op, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
+                     int64_t planes) {
+  STD_TORCH_CHECK(scale.has_value() == shift.has_value() && scale.has_value() == (planes > 0), "abc_k::", op,
+                  ": next_scale, next_shift and next_planes go together, got ", planes, " planes");
+  return scale.has_value();
+}
+
+/// gain and offset of a batch norm in front, one for each channel: both given or neither.
+struct ChannelAffine {
+  std::optional<Tensor> gain, offset;
+
+  template <class Where>
+  ChannelAffine(const Where& where, const char* op, const std::optional<Tensor>& gain_argument,
+                const std::optional<Tensor>& offset_argument, int64_t channels) {
+    STD_TORCH_CHECK(gain_argument.has_value() == offset_argument.has_value(), "abc_k::", op,
+                    ": gain and offset go together, got only ", gain_argument ? "gain" : "offset");
+    if (!gain_argument) return;
+    gain = where.expect(op, "gain", *gain_argument, ScalarType::Float, {channels});
+    offset = where.expect(op, "offset", *offset_argument, ScalarType::Float, {channels});
+  }
+
+  const float* gain_data() const { return gain ? gain->const_data_ptr<float>() : nullptr; }
+  const float* offset_data() const { return offset ? offset->const_data_ptr<float>() : nullptr; }
+};
+
+/// A padded bit image [n, h + 2ph, planes, w + 2pw, groups * words], not written yet.
+inline Tensor new_bit_image(const char* op, const Tensor& like, int64_t planes, int64_t images, int64_t channels,
+                            int64_t height, int64_t width, int64_t groups, const std::vector<int64_t>& padding) {
+  expect_pair(op, "padding", padding, 0);
+  STD_TORCH_CHECK(groups >= 1 && channels % groups == 0, "abc_k::", op, ": ", channels,
+                  " channels cannot be split into ", groups, " groups");
+  const int64_t pixel = groups * ceil_div(channels / groups, 64);
+  return torch::stable::new_empty(
+      like, {images, height + 2 * padding[0], planes, width + 2 * padding[1], pixel}, ScalarType::Long);
+}
 
 }  // namespace abcfx

@@ -27,7 +27,7 @@ struct Epilogue {
   Epilogue(const char* op, const Product& product, const std::optional<Tensor>& residual_argument,
            const std::optional<Tensor>& slope_argument, double low, double high, const std::optional<Tensor>& gain,
            const std::optional<Tensor>& offset, double next_low, double next_high)
-      : affine(op, gain, offset, product.outputs), cols(product.outputs) {
+      : affine(OnCpu(), op, gain, offset, product.outputs), cols(product.outputs) {
     const abcfx_bgemm_args& args = product.args;
     if (residual_argument) {
       residual = residual_argument->dim() == 2

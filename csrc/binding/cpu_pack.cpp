@@ -28,7 +28,7 @@ Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, 
                  const std::optional<Tensor>& gain, const std::optional<Tensor>& offset, double low, double high) {
   const Levels levels("pack_rows", scale, shift, planes, text);
   const int64_t dtype = expect_strided("pack_rows", input, 2);
-  const ChannelAffine affine("pack_rows", gain, offset, input.size(1));
+  const ChannelAffine affine(OnCpu(), "pack_rows", gain, offset, input.size(1));
   abcfx_pack_args args;
   Tensor dst = pack_rows_into(args, input, levels, input.size(0), input.size(1));
   args.stride_c = input.stride(1);
@@ -42,7 +42,7 @@ Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift,
                   const std::optional<Tensor>& offset, double low, double high) {
   const Levels levels("pack_image", scale, shift, planes, text);
   const int64_t dtype = expect_strided("pack_image", input, 4);
-  const ChannelAffine affine("pack_image", gain, offset, input.size(1));
+  const ChannelAffine affine(OnCpu(), "pack_image", gain, offset, input.size(1));
   abcfx_pack_args args;
   Tensor dst = pack_image_into(args, "pack_image", input, levels, input.size(0), input.size(1), input.size(2),
                                input.size(3), groups, padding);

@@ -14,12 +14,21 @@ inline Tensor expect(const char* op, const char* name, const Tensor& tensor, con
                      std::initializer_list<int64_t> shape) {
   STD_TORCH_CHECK(is_on_device(tensor) && tensor.get_device_index() == like.get_device_index(), "abc_k::", op, ": ",
                   name, " must be on the device of the first argument, cuda:", like.get_device_index());
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "abc_k::", op, ": ", name, " must be ",
-                  torch::headeronly::toString(dtype), ", got ", torch::headeronly::toString(tensor.scalar_type()));
-  STD_TORCH_CHECK(has_shape(tensor, shape), "abc_k::", op, ": ", name, " must have shape ", shape_text(shape),
-                  ", got ", shape_text(tensor));
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  return expect_anywhere(op, name, tensor, dtype, shape);
 }
+
+/// The same as an object: see OnCpu in check.h.
+struct OnDeviceOf {
+  const Tensor& like;
+
+  Tensor expect(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
+                std::initializer_list<int64_t> shape) const {
+    return cuda::expect(op, name, tensor, like, dtype, shape);
+  }
+  void expect_here(const char* op, const char* name, const Tensor& tensor) const {
+    STD_TORCH_CHECK(is_on_device(tensor), "abc_k::", op, ": ", name, " must be a CUDA tensor");
+  }
+};
 
 /// A status of abcfx/cuda.h -> nothing, or a sentence that says what to do.
 inline void check(const char* op, int status) {
@@ -32,7 +41,12 @@ inline void check(const char* op, int status) {
   STD_TORCH_CHECK(status == ABCFX_OK, "abc_k::", op, ": the kernel refused its arguments, status ", status);
 }
 
-inline int64_t words_of(int64_t values) { return (values + 63) / 64; }
+inline int64_t words_of(int64_t values) { return ceil_div(values, 64); }
+
+inline void expect_device_lanes(const char* op, int64_t lanes) {
+  STD_TORCH_CHECK(lanes == 1, "abc_k::", op, ": lanes must be 1 on a CUDA device (a whole reduction contiguous), got ",
+                  lanes);
+}
 
 /// The activation levels of an op's arguments, values left on the device: nothing waits for them.
 struct Levels {
@@ -41,13 +55,9 @@ struct Levels {
 
   Levels(const char* op, const Tensor& scale_argument, const Tensor& shift_argument, const Tensor& like,
          int64_t plane_count, StringHandle text)
-      : scale(scale_argument), shift(shift_argument), kind(ABCFX_CODED), planes(plane_count) {
-    const Text owner(text);
-    const std::string name = owner.str();
-    STD_TORCH_CHECK(name == "coded" || name == "thermometer", "abc_k::", op,
-                    ": levels must be 'coded' or 'thermometer', got '", name, "'");
+      : scale(scale_argument), shift(shift_argument), kind(expect_levels(op, text)), planes(plane_count) {
+    STD_TORCH_CHECK(is_on_device(like), "abc_k::", op, ": the first argument must be a CUDA tensor, as others are");
     expect_range(op, "the number of planes", planes, 1, ABCFX_MAX_BASES);
-    kind = name == "coded" ? ABCFX_CODED : ABCFX_THERMOMETER;
     const int64_t entries = kind == ABCFX_CODED ? 1 : planes;
     scale = expect(op, "scale", scale_argument, like, ScalarType::Float, {entries});
     shift = expect(op, "shift", shift_argument, like, ScalarType::Float, {entries});

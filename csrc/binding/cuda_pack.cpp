@@ -3,44 +3,18 @@
 namespace abcfx::cuda {
 namespace {
 
-int64_t dtype_of(const char* op, const Tensor& input) {
-  const ScalarType type = input.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, "abc_k::", op,
-                  ": input must be Float, BFloat16 or Half, got ", torch::headeronly::toString(type), "; cast it");
-  return type == ScalarType::Float ? ABCFX_F32 : type == ScalarType::BFloat16 ? ABCFX_BF16 : ABCFX_F16;
-}
-
-void expect_dims(const char* op, const Tensor& input, int64_t dims) {
-  STD_TORCH_CHECK(input.dim() == dims, "abc_k::", op, ": input must have ", dims, " dimensions, got shape ",
-                  shape_text(input));
-}
-
-/// gain and offset of a batch norm in front: both given or neither.
-struct Affine {
-  std::optional<Tensor> gain, offset;
-
-  Affine(const char* op, const Tensor& like, const std::optional<Tensor>& gain_argument,
-         const std::optional<Tensor>& offset_argument, int64_t channels) {
-    STD_TORCH_CHECK(gain_argument.has_value() == offset_argument.has_value(), "abc_k::", op,
-                    ": gain and offset go together, got only ", gain_argument ? "gain" : "offset");
-    if (!gain_argument) return;
-    gain = expect(op, "gain", *gain_argument, like, ScalarType::Float, {channels});
-    offset = expect(op, "offset", *offset_argument, like, ScalarType::Float, {channels});
-  }
-};
-
 /// Fills in what rows and images have in common, and enqueues.
-void run(const char* op, abcfx_pack_args& args, const Tensor& input, const Levels& levels, const Affine& affine,
+void run(const char* op, abcfx_pack_args& args, const Tensor& input, const Levels& levels, const ChannelAffine& affine,
          double low, double high, Tensor& dst) {
   args.src = input.const_data_ptr();
   args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
   args.scale = levels.scale.const_data_ptr<float>();
   args.shift = levels.shift.const_data_ptr<float>();
-  args.gain = affine.gain ? affine.gain->const_data_ptr<float>() : nullptr;
-  args.offset = affine.offset ? affine.offset->const_data_ptr<float>() : nullptr;
+  args.gain = affine.gain_data();
+  args.offset = affine.offset_data();
   args.low = (float)low;
   args.high = (float)high;
-  args.dtype = dtype_of(op, input);
+  args.dtype = expect_float_type(op, input);
   args.levels = levels.kind;
   args.planes = levels.planes;
   const Scope scope(input);
@@ -55,7 +29,7 @@ Tensor pack_rows(const Tensor& input, const Tensor& scale, const Tensor& shift, 
   const Levels levels(op, scale, shift, input, planes, text);
   expect_dims(op, input, 2);
   const int64_t rows = input.size(0), depth = input.size(1);
-  const Affine affine(op, input, gain, offset, depth);
+  const ChannelAffine affine(OnDeviceOf{input}, op, gain, offset, depth);
   Tensor dst = torch::stable::new_empty(input, {planes, rows, words_of(depth)}, ScalarType::Long);
   abcfx_pack_args args = {};
   args.images = args.height = args.groups = 1;
@@ -73,14 +47,9 @@ Tensor pack_image(const Tensor& input, const Tensor& scale, const Tensor& shift,
   const char* op = "pack_image";
   const Levels levels(op, scale, shift, input, planes, text);
   expect_dims(op, input, 4);
-  expect_pair(op, "padding", padding, 0);
   const int64_t images = input.size(0), channels = input.size(1), height = input.size(2), width = input.size(3);
-  STD_TORCH_CHECK(groups >= 1 && channels % groups == 0, "abc_k::", op, ": ", channels,
-                  " channels cannot be split into ", groups, " groups");
-  const Affine affine(op, input, gain, offset, channels);
-  const int64_t pixel = groups * words_of(channels / groups);
-  Tensor dst = torch::stable::new_empty(
-      input, {images, height + 2 * padding[0], planes, width + 2 * padding[1], pixel}, ScalarType::Long);
+  const ChannelAffine affine(OnDeviceOf{input}, op, gain, offset, channels);
+  Tensor dst = new_bit_image(op, input, planes, images, channels, height, width, groups, padding);
   abcfx_pack_args args = {};
   args.images = images;
   args.channels = channels;
@@ -104,8 +73,7 @@ Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes) {
   expect_range(op, "the number of bases", planes, 1, ABCFX_MAX_BASES);
   STD_TORCH_CHECK(groups >= 1 && outputs % groups == 0, "abc_k::", op, ": ", outputs,
                   " output channels cannot be split into ", groups, " groups");
-  STD_TORCH_CHECK(lanes == 1, "abc_k::", op, ": lanes must be 1 on a CUDA device (a whole reduction contiguous), got ",
-                  lanes);
+  expect_device_lanes(op, lanes);
   Tensor dst = torch::stable::new_empty(src, {groups, planes, outputs / groups, taps * words_of(channels)},
                                         ScalarType::Long);
   Tensor counts = torch::stable::new_empty(src, {planes, outputs}, ScalarType::Int);

@@ -10,8 +10,6 @@
 
 namespace abcfx {
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// run(task) for every task, on torch's threads; each takes the next task when it is free, so that a thread slowed down
 /// by its neighbours does not hold up the rest. Returns the first status that is not ABCFX_OK.
 template <class Run>

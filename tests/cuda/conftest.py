@@ -1,11 +1,11 @@
-"""The CUDA tests use the cases, exact results and guarded outputs of the CPU kernels' tests."""
+"""The CUDA tests use cases, exact results and guarded outputs of the CPU kernels' tests, and graphs of the passes'."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "kernels"))
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("kernels", "passes")]
 
 from kernel_abi import guard_bytes
 

@@ -24,8 +24,8 @@ BGEMM = structure(
 )
 EMIT = structure(
     "abcfx_cuda_emit_args",
-    "residual dst counts inverse shift levels planes groups top left bottom right",
-    dict.fromkeys("residual dst counts inverse shift".split(), P),
+    "residual dst counts inverse shift slope gain offset low high levels planes groups top left bottom right",
+    dict.fromkeys("residual dst counts inverse shift slope gain offset".split(), P) | {"low": FLOAT, "high": FLOAT},
 )
 WEIGHTS = structure(
     "abcfx_cuda_weights_args",

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import abcfx  # noqa: F401  registers the ops
-from abcfx.ops import kernel_conv, kernel_emit, kernel_emit_cuda, kernel_linear, kernel_pack, kernel_weights
+from abcfx.ops import kernel_conv, kernel_emit, kernel_linear, kernel_pack, kernel_weights
+from abcfx.ops.kernel_emit import NO_LIMIT
 from abcfx.ops.kernel_weights import CUDA_LANES, packed_dtype, packed_shape
 
 k = torch.ops.abc_k
@@ -58,16 +59,21 @@ def check_convolution(name: str, levels: str) -> None:
     last = x.bfloat16().contiguous(memory_format=torch.channels_last)
     assert torch.equal(bits, k.pack_image(last, scale, shift, planes, levels, groups, padding)), "channels last"
     *weights, bias = weights_of(m, outputs, kernel[0] * kernel[1], channels, groups)
-    for b in (bias, None):
+    for b in (None, bias):
         rest = (b, scale, shift, levels, channels, kernel, stride, padding, dilation, groups)
         y, wanted = k.conv2d(bits, *weights, *rest), kernel_conv.conv2d(bits, *weights, *rest)
         assert y.shape == wanted.shape
         assert torch.equal(y, wanted), "conv2d"
-    tail = (y, None, 0.0, 6.0, None, None, -1.0, kernel_emit.NO_LIMIT, *levels_of("coded", 2), 2, "coded", 1, (1, 2))
-    for keep in (True, False):
-        got = kernel_emit_cuda.conv2d_emit(bits, *weights, *rest, *tail, keep)
-        for one, other in zip(got, kernel_emit.conv2d_emit(bits, *weights, *rest, *tail, keep), strict=True):
-            assert torch.equal(one, other), "conv2d_emit"
+    gain, offset, slope = affine_of(outputs)
+    next_levels = (*levels_of(levels, 2), 2, levels, groups, (1, 2))
+    for tail in (
+        (y, None, 0.0, 6.0, None, None, -1.0, NO_LIMIT, *next_levels),
+        (None, slope, -NO_LIMIT, 9.0, gain, offset, -NO_LIMIT, 0.25, *next_levels),
+        (y, slope, -4.0, NO_LIMIT, gain, offset, -NO_LIMIT, NO_LIMIT, *next_levels),
+        (y, slope, -NO_LIMIT, NO_LIMIT, None, None, -NO_LIMIT, NO_LIMIT, None, None, 0, levels, 1, (0, 0)),
+        (None, None, 0.0, 6.0, None, None, -NO_LIMIT, NO_LIMIT, None, None, 0, levels, 1, (0, 0)),
+    ):
+        same_for_each_keep("conv2d_emit", (bits, *weights, *rest, *tail))
 
 
 def check_linear(name: str, levels: str) -> None:
@@ -80,11 +86,26 @@ def check_linear(name: str, levels: str) -> None:
     *weights, bias = weights_of(m, outputs, 1, depth, 1)
     arguments = (bits, *weights, bias, scale, shift, levels, depth)
     assert torch.equal(k.linear(*arguments), kernel_linear.linear(*arguments)), "linear"
-    tail = (None, gain[:outputs].contiguous(), 0.0, 9.0, None, None, 0.0, 1.0, scale, shift, planes, levels)
+    gain, offset, slope = affine_of(outputs)
+    residual = torch.randint(-8, 9, (rows, outputs)).float()
+    same_for_each_keep(
+        "linear_emit", (*arguments, residual, slope, 0.0, 9.0, gain, offset, 0.0, 4.0, scale, shift, planes, levels)
+    )
+
+
+def affine_of(channels: int) -> tuple[Tensor, ...]:
+    """(gain, offset, slope), exact in any order."""
+    gain, slope = (2.0 ** torch.randint(-2, 2, (channels,)) for _ in range(2))
+    return gain, torch.randint(-4, 5, (channels,)) / 4, slope
+
+
+def same_for_each_keep(name: str, arguments: tuple) -> None:
+    """The op and its pure-torch reference, with and without floats; what is not wanted is empty in both."""
     for keep in (True, False):
-        got = kernel_emit_cuda.linear_emit(*arguments, *tail, keep)
-        for one, other in zip(got, kernel_emit.linear_emit(*arguments, *tail, keep), strict=True):
-            assert torch.equal(one, other), "linear_emit"
+        wanted = getattr(kernel_emit, name)(*arguments, keep)
+        for got, other in zip(getattr(k, name)(*arguments, keep), wanted, strict=True):
+            assert got.shape == other.shape, (name, keep)
+            assert torch.equal(got, other), (name, keep)
 
 
 def check_refusals() -> None:

@@ -12,6 +12,7 @@ from test_bgemm import Case
 from test_cuda_bgemm import GEMV, LARGE, SMALL, Cuda
 from test_cuda_pack import popcounts
 from test_pack import DTYPES
+from torch import Tensor
 
 from abcfx.ops.kernel_pack import pack_image
 
@@ -25,6 +26,12 @@ HOW = [
     (LARGE, torch.float32, "coded", 3), (LARGE, torch.float16, "thermometer", 2), (SMALL, torch.bfloat16, "coded", 1),
     (GEMV, torch.float32, "thermometer", 8),
 ]  # fmt: skip
+
+
+def emit_args(**fields: int | float | Tensor | None) -> EMIT:
+    """Without what is not named; tensors go as pointers, and must outlive the call."""
+    plain = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
+    return EMIT(**{"low": -math.inf, "high": math.inf, "groups": 1} | plain)
 
 
 def levels_of(levels: str, planes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,9 +61,9 @@ def test_equal_to_store_and_pack(
     pointers = {"gain": gain.data_ptr(), "offset": offset.data_ptr()}
     args = cuda.args(dst, kernel=kernel, dst_type=DTYPES[dtype], low=-150.0, high=300.0, **pointers)
     assert call("abcfx_cuda_row_sums", args, cuda.counts, cuda.row_sum) == OK
-    emit = EMIT(
-        residual.data_ptr(), bits.data_ptr(), counts.data_ptr(), inverse.data_ptr(), shift.data_ptr(),
-        int(levels == "thermometer"), planes, groups, pad[0], pad[1], pad[0], pad[1],
+    emit = emit_args(
+        residual=residual, dst=bits, counts=counts, inverse=inverse, shift=shift, levels=int(levels == "thermometer"),
+        planes=planes, groups=groups, top=pad[0], left=pad[1], bottom=pad[0], right=pad[1],
     )  # fmt: skip
     assert call("abcfx_cuda_bgemm_emit", args, emit) == OK
     image = dst.view(case.images, h, w, channels).permute(0, 3, 1, 2)
@@ -84,13 +91,14 @@ def test_the_emitted_floats_are_those_of_the_product() -> None:
     scale, shift = levels_of("coded", 2)
     inverse = scale.reciprocal()
     bits = Guarded(1, 1, 2, cuda.problem.rows, 2, dtype=torch.int64).tensor
-    emit = EMIT(None, bits.data_ptr(), None, inverse.data_ptr(), shift.data_ptr(), 0, 2, 1)
+    emit = emit_args(dst=bits, inverse=inverse, shift=shift, planes=2)
     assert call("abcfx_cuda_bgemm_emit", cuda.args(dst), emit) == OK
     assert torch.equal(plain, dst)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("planes", 9), ("groups", 3), ("levels", 2), ("top", -1), ("dst", None)]
+    ("field", "value"),
+    [("planes", 9), ("planes", 0), ("groups", 3), ("levels", 2), ("top", -1), ("dst", None), ("gain", 64)],
 )
 def test_what_is_refused(field: str, value: int | None) -> None:
     cuda = Cuda(CASES[1][0])
@@ -98,11 +106,42 @@ def test_what_is_refused(field: str, value: int | None) -> None:
     scale, shift = levels_of("coded", 1)
     inverse = scale.reciprocal()
     bits = Guarded(1, 1, 1, cuda.problem.rows, 2, dtype=torch.int64)
-    emit = EMIT(None, bits.tensor.data_ptr(), None, inverse.data_ptr(), shift.data_ptr(), 0, 1, 1)
+    emit = emit_args(dst=bits.tensor, inverse=inverse, shift=shift, planes=1)
     setattr(emit, field, value)
     assert call("abcfx_cuda_bgemm_emit", cuda.args(dst.tensor, low=-math.inf), emit) == BAD_SHAPE
     assert dst.untouched().all()
     assert bits.untouched().all()
+
+
+@pytest.mark.parametrize("kernel", [LARGE, SMALL, GEMV])
+@pytest.mark.parametrize("case", [CASES[0][0], CASES[3][0]], ids=str)
+def test_what_follows_the_product(case: Case, kernel: int) -> None:
+    """PReLU after the residual; affine and clip in front of the next layer, two roundings; floats alone, too."""
+    cuda, channels = Cuda(case), case.groups * case.cols
+    rows, (h, w) = cuda.problem.rows, cuda.problem.out
+    residual, slope = torch.randn(rows, channels) * 60, torch.randn(channels)
+    gain, offset = torch.randn(channels) / 3, torch.randn(channels) * 50
+    scale, shift = levels_of("coded", 2)
+    inverse = scale.reciprocal()
+    dst = Guarded(rows, channels, dtype=torch.float32).tensor
+    plain = cuda.args(dst, kernel=kernel)
+    assert call("abcfx_cuda_row_sums", plain, cuda.counts, cuda.row_sum) == OK
+    assert call("abcfx_cuda_bgemm", plain) == OK
+    y = dst + residual
+    y = torch.where(y > 0, y, y * slope).clamp(-90, 250)
+    entering = (y * gain + offset).clamp(-40, 80)
+    image = entering.view(case.images, h, w, channels).permute(0, 3, 1, 2)
+    wanted = pack_image(image, scale, shift, 2, "coded", 1, (0, 0))
+    bits = Guarded(*wanted.shape, dtype=torch.int64).tensor
+    emit = emit_args(residual=residual, dst=bits, inverse=inverse, shift=shift, slope=slope, gain=gain, offset=offset,
+                     low=-40.0, high=80.0, planes=2)  # fmt: skip
+    args = cuda.args(dst, kernel=kernel, low=-90.0, high=250.0)
+    assert call("abcfx_cuda_bgemm_emit", args, emit) == OK
+    assert torch.equal(dst, y)
+    assert torch.equal(bits, wanted)
+    dst.zero_()
+    assert call("abcfx_cuda_bgemm_emit", args, emit_args(residual=residual, slope=slope)) == OK
+    assert torch.equal(dst, y)
 
 
 def test_few_rows_emit_without_bit_units() -> None:
@@ -113,7 +152,7 @@ def test_few_rows_emit_without_bit_units() -> None:
     bits = Guarded(1, 1, 2, 2, 2, dtype=torch.int64).tensor
     args = cuda.args(dst)
     assert call("abcfx_cuda_row_sums", args, cuda.counts, cuda.row_sum) == OK
-    emit = EMIT(None, bits.data_ptr(), None, inverse.data_ptr(), shift.data_ptr(), 0, 2, 1)
+    emit = emit_args(dst=bits, inverse=inverse, shift=shift, planes=2)
     with device(major=10):
         assert call("abcfx_cuda_bgemm_emit", args, emit) == OK
     assert torch.equal(bits, pack_image(dst.T.view(1, 70, 1, 2), scale, shift, 2, "coded", 1, (0, 0)))

@@ -17,11 +17,12 @@ ARCHITECTURES = [sm for group in CODES.values() for sm in group]
 # source → kernels in it
 SOURCES = {
     "adjoint/adjoint.cu": 2, "adjoint/window.cu": 3, "bgemm/bgemm.cu": 10, "pack/pack.cu": 6, "pack/weights.cu": 1,
-    "positions/positions.cu": 1, "prepare/prepare.cu": 4, "round/round.cu": 3,
+    "pool/pool.cu": 1, "positions/positions.cu": 1, "prepare/prepare.cu": 4, "round/round.cu": 3, "unpack/unpack.cu": 1,
 }  # fmt: skip
 # a product has 128 threads and two blocks a multiprocessor: 255 registers, all that an instruction can name; four
 # blocks of 256 threads a multiprocessor leave 64
-BOUNDS = {"bgemm_kernel": 255, "gemv_kernel": 128, "row_sums_kernel": 64, "pack_kernel": 80, "weights_kernel": 64,
+BOUNDS = {"bgemm_kernel": 255, "gemv_kernel": 128, "row_sums_kernel": 64, "unpack_kernel": 64, "pack_kernel": 80,
+          "pool_kernel": 80, "weights_kernel": 64,
           "round_kernel": 64, "positions_kernel": 64, "window_kernel": 64, "adjoint_kernel": 64,
           "adjoint_finish_kernel": 64, "prepare_kernel": 64, "count_kernel": 64}  # fmt: skip
 TILES = 5  # instances of the product

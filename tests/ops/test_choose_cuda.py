@@ -13,6 +13,7 @@ from abcfx.ops.kernel_weights import CUDA_LANES, lanes_of, packed_shape, weight_
 from abcfx.ops.weight_cache import WeightRecipe
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
+from abcfx.planner import costs
 
 CUDA = torch.device("cuda", 0)
 BIG = Workload.linear((4096, 4096), torch.float32, (4096, 4096), True)
@@ -61,3 +62,10 @@ def test_weights_have_the_layout_of_the_device() -> None:
     recipe = WeightRecipe(2, "alternating", True, False, 3, "xnor")
     assert packed_shapes((12, 70, 3, 3), recipe, CUDA)["bits"] == ((3, 2, 4, 18), torch.int64)
     assert packed_shapes((12, 70, 3, 3), recipe, torch.device("cpu"))["bits"] == ((3, 1, 2, 18, 8), torch.int64)
+
+
+def test_the_planner_asks_for_the_kernels_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "sm_80")
+    met = costs.Met([BIG], [])
+    ms, (quantized,) = costs.milliseconds(met, [LayerPlan(1, 1)], CUDA, "predicted")
+    assert 0 < quantized < ms

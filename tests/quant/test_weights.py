@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from abcfx.quant.alternating import solve_scales, solve_without_waiting
 from abcfx.quant.weights import dequantize_bases, fit_bases, fit_scales, relative_error
 
 KINDS = ("alternating", "greedy", "abc")
@@ -220,3 +221,17 @@ def test_relative_error():
     assert relative_error(x, torch.tensor([3.0, 3.0])) == pytest.approx(1 / 25)
     assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
     assert relative_error(torch.zeros(2), x) == torch.inf
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("depth", [9, 300, 4608])
+def test_scales_without_waiting_for_a_gpu(m: int, depth: int, repeated: bool) -> None:
+    """Least norm where bases repeat, or are each other's negative, or are more than there are weights."""
+    planes = torch.randint(0, 2, (20, m, depth)).double() * 2 - 1
+    if repeated:
+        planes[:, m - 1] = -planes[:, 0]
+    gram, moment = planes @ planes.mT, planes @ torch.randn(20, depth, 1).double()
+    wanted = solve_scales(gram, moment)
+    torch.testing.assert_close(solve_without_waiting(gram, moment), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(solve_without_waiting(gram / depth, moment / depth), wanted, rtol=1e-5, atol=1e-5)

@@ -85,8 +85,10 @@ int product(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& emit) {
 }
 
 bool valid(const abcfx_cuda_bgemm_args& t, const abcfx_cuda_emit_args& e) {
+  if (e.planes == 0) return valid(t) && !e.dst && t.dst;
   return valid(t) && e.dst && in_range(e.planes, 1, ABCFX_MAX_BASES) && e.groups >= 1 &&
-         t.groups * t.cols % e.groups == 0 && e.top >= 0 && e.left >= 0 && e.bottom >= 0 && e.right >= 0 &&
+         t.groups * t.cols % e.groups == 0 && (e.gain == nullptr) == (e.offset == nullptr) && e.top >= 0 &&
+         e.left >= 0 && e.bottom >= 0 && e.right >= 0 &&
          in_range(e.levels, ABCFX_CODED, ABCFX_THERMOMETER);
 }
 
@@ -120,6 +122,7 @@ int abcfx_cuda_bgemm(const abcfx_cuda_bgemm_args* args) { return abcfx_cuda::pro
 int abcfx_cuda_bgemm_emit(const abcfx_cuda_bgemm_args* args, const abcfx_cuda_emit_args* emit) {
   using namespace abcfx_cuda;
   if (!valid(*args, *emit)) return ABCFX_BAD_SHAPE;
+  if (emit->planes == 0) return product(*args, *emit);
   const int64_t height = emit->top + args->out_h + emit->bottom, width = emit->left + args->out_w + emit->right;
   const int64_t places = args->images * height * emit->planes * width * emit->groups;
   const int64_t words = (args->groups * args->cols / emit->groups + 63) / 64;

@@ -1,5 +1,6 @@
 #pragma once
 #include "../levels.cuh"
+#include "../values.cuh"
 #include "window.cuh"
 
 // Outputs as bit planes of the next layer, in the layout that abcfx_cuda_pack writes. A block owns whole rows of
@@ -42,11 +43,17 @@ __device__ __forceinline__ Levels levels_of(const abcfx_cuda_emit_args& emit) {
   return {emit.levels, emit.planes, emit.levels == ABCFX_CODED ? *emit.inverse : 0.0f, emit.shift};
 }
 
+/// What the next layer quantizes, of an output as it is stored.
+__device__ __forceinline__ float entering(const abcfx_cuda_emit_args& emit, uint32_t o, float v) {
+  if (emit.gain) v = __fadd_rn(__fmul_rn(v, emit.gain[o]), emit.offset[o]);
+  return clip(v, emit.low, emit.high);
+}
+
 /// One output.
 __device__ __forceinline__ void emit_one(const abcfx_cuda_bgemm_args& args, const abcfx_cuda_emit_args& emit,
                                          const Window& w, uint32_t row, uint32_t o, float y) {
   const Halves halves(args, emit);
-  const unsigned minus = levels_of(emit).minus(y);
+  const unsigned minus = levels_of(emit).minus(entering(emit, o, y));
   const uint32_t half = halves.of(o), bit = o - halves.first(half);
   uint32_t bits[ABCFX_MAX_BASES];
 #pragma unroll
@@ -72,7 +79,7 @@ __device__ __forceinline__ void emit_block(const abcfx_cuda_bgemm_args& args, co
     uint32_t bits[ABCFX_MAX_BASES] = {};
 #pragma unroll 1
     for (uint32_t o = zero > begin ? zero : begin; o < stop; ++o) {
-      const unsigned minus = levels.minus(tile[row * (T::COLS + 1) + o - begin]);
+      const unsigned minus = levels.minus(entering(emit, o, tile[row * (T::COLS + 1) + o - begin]));
 #pragma unroll
       for (int q = 0; q < ABCFX_MAX_BASES; ++q) bits[q] |= (minus >> q & 1) << (o - zero);
     }

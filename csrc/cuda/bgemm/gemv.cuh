@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(256, ITEMS > 2 ? 2 : 4) gemv_kernel(const abcf
   const uint32_t row = first + lane;
   if (lane >= together || row >= w.rows) return;
   const uint32_t o = group * w.cols + col;
-  const float y = finish(args, emit.residual, RowTerms(args, w, row, group), o, sum, sum_of_beta(args));
+  const float y = finish(args, emit, RowTerms(args, w, row, group), o, sum, sum_of_beta(args));
   if (emit.dst) emit_one(args, emit, w, row, o, y);
 }
 

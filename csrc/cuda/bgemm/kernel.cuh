@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(T::THREADS, 2) bgemm_kernel(const abcfx_cuda_b
     tile = (float*)shared;
     __syncthreads();  // the last stage is no longer read
   }
-  store_block<T>(args, emit.residual, w, at.row, at.col, at.group, sums, tile);
+  store_block<T>(args, emit, w, at.row, at.col, at.group, sums, tile);
   if (emit.dst) {
     __syncthreads();
     emit_block<T>(args, emit, w, at.row, at.col, at.group, tile);

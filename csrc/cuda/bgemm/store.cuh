@@ -40,11 +40,12 @@ struct RowTerms {
 };
 
 /// The output of channel o, as it is stored: stores it if there is a dst, and returns it.
-__device__ __forceinline__ float finish(const abcfx_cuda_bgemm_args& args, const void* residual, const RowTerms& row,
-                                        int64_t o, float sum, float beta_sum) {
+__device__ __forceinline__ float finish(const abcfx_cuda_bgemm_args& args, const abcfx_cuda_emit_args& emit,
+                                        const RowTerms& row, int64_t o, float sum, float beta_sum) {
   float y = row.base[o] + corrected(args, sum, row.row_sum, beta_sum, o);
   if (args.gain) y = fmaf(args.gain[o], y, args.offset[o]);
-  if (residual) y += load_as(args.dst_type, residual, row.first + o);
+  if (emit.residual) y += load_as(args.dst_type, emit.residual, row.first + o);
+  if (emit.slope) y = y > 0.0f ? y : __fmul_rn(y, emit.slope[o]);
   y = rounded_to(args.dst_type, clip(y, args.low, args.high));
   if (args.dst) store_as(args.dst_type, args.dst, row.first + o, y);
   return y;
@@ -52,8 +53,8 @@ __device__ __forceinline__ float finish(const abcfx_cuda_bgemm_args& args, const
 
 /// All outputs of a block; with a `tile`, f32 [ROWS][COLS + 1] in shared memory, they go there too.
 template <class T>
-__device__ __forceinline__ void store_block(const abcfx_cuda_bgemm_args& args, const void* residual, const Window& w,
-                                            uint32_t first_row, uint32_t first_col, uint32_t group,
+__device__ __forceinline__ void store_block(const abcfx_cuda_bgemm_args& args, const abcfx_cuda_emit_args& emit,
+                                            const Window& w, uint32_t first_row, uint32_t first_col, uint32_t group,
                                             const float (&sums)[T::ROW_BLOCKS][T::COL_BLOCKS][4], float* tile) {
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const float beta_sum = sum_of_beta(args);
@@ -68,7 +69,7 @@ __device__ __forceinline__ void store_block(const abcfx_cuda_bgemm_args& args, c
       for (int j = 0; j < T::COL_BLOCKS; ++j) {
         const uint32_t col = warp % 2 * T::WARP_COLS + j * 8 + c_col(lane, i);
         if (first_col + col >= w.cols) continue;
-        const float y = finish(args, residual, terms, (int64_t)group * w.cols + first_col + col, sums[r][j][i], beta_sum);
+        const float y = finish(args, emit, terms, (int64_t)group * w.cols + first_col + col, sums[r][j][i], beta_sum);
         if (tile) tile[row * (T::COLS + 1) + col] = y;
       }
     }

@@ -43,7 +43,7 @@ int launch(const abcfx_cuda_bgemm_args& t, cudaStream_t stream) {
   const int tiles = tile_count(problem.space);
   const unsigned blocks = unsigned(tiles < processors ? tiles : processors);
   hopper_bgemm<S, T><<<blocks, kThreads, S::shared_bytes, stream>>>(a, w, problem);
-  return cudaGetLastError() == cudaSuccess ? ABCFX_OK : ABCFX_CUDA_FAILED;
+  return cudaGetLastError() == cudaSuccess ? int(ABCFX_OK) : int(ABCFX_CUDA_FAILED);
 }
 
 template <class S>

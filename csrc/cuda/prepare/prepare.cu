@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(THREADS) prepare_kernel(const abcfx_cuda_prepa
     t.base[blockIdx.y * t.outputs + thread] = top_level(t) * valid + (t.bias ? t.bias[thread] : 0.0f);
     return;
   }
+  if (thread == 0 && t.inverse) *t.inverse = __fdiv_rn(1.0f, t.next_scale[0]);
   if (thread < t.planes) t.beta[thread] = beta_of(t, (int)thread);
   if (thread < t.outputs) {
     float sum = 0.0f;

@@ -3,9 +3,11 @@
 
 #include "abcfx/adjoint.h"
 #include "abcfx/pack.h"
+#include "abcfx/pool.h"
 #include "abcfx/positions.h"
 #include "abcfx/round.h"
 #include "abcfx/status.h"
+#include "abcfx/unpack.h"
 #include "abcfx/window.h"
 
 #ifdef __cplusplus
@@ -57,21 +59,26 @@ struct abcfx_cuda_bgemm_args {
 };
 ABCFX_API int abcfx_cuda_bgemm(const struct abcfx_cuda_bgemm_args* args);
 
-/// The product, quantized for the next layer:
+/// The product and what follows it, then quantized for the next layer. Each of gain, residual, slope may be absent:
 ///
-///   v[r][o] = clip(gain[o] * y + offset[o] + residual[r][o], low, high)      rounded to dst_type
-///   dst, counts = what abcfx_cuda_pack makes of v, bit for bit (no affine of its own, padding included)
+///   t[r][o] = gain[o] * y + offset[o] + residual[r][o]
+///   v[r][o] = clip(t > 0 ? t : t * slope[o], low, high)                      rounded to dst_type
+///   x[r][o] = clip(v * emit.gain[o] + emit.offset[o], emit.low, emit.high)   two roundings, as in abcfx/pack.h
+///   dst, counts = what abcfx_cuda_pack makes of x, bit for bit (no affine of its own, padding included)
 ///
-/// v itself is stored in args->dst, unless that is NULL. `residual` has the layout and the type of args->dst and may be
-/// the same memory.
+/// v is stored in args->dst, unless that is NULL. `residual` has the layout and the type of args->dst and may be the
+/// same memory. Without planes (planes 0, dst NULL) v is all that is made.
 struct abcfx_cuda_emit_args {
   const void* residual;  ///< NULL: none
   uint64_t* dst;         ///< [images][top + out_h + bottom][planes][left + out_w + right][groups * words], next layer's
   int32_t* counts;       ///< [images][top + out_h + bottom][planes][left + out_w + right][groups], or NULL
   const float* inverse;  ///< coded: f32[1], 1 / scale of abcfx/pack.h, so that no kernel has to divide
   const float* shift;    ///< as in abcfx/pack.h
+  const float* slope;    ///< f32[channels], or NULL
+  const float *gain, *offset;  ///< f32[channels], both or none
+  float low, high;             ///< -infinity and infinity: no clip
   int64_t levels;  ///< enum abcfx_levels
-  int64_t planes;  ///< 1 to 8
+  int64_t planes;  ///< 1 to 8; 0: none
   int64_t groups;  ///< of the next layer
   int64_t top, left, bottom, right;
 };
@@ -119,6 +126,10 @@ ABCFX_API int abcfx_cuda_positions(const struct abcfx_positions_args* args, void
 ABCFX_API int abcfx_cuda_window(const struct abcfx_window_args* args, void* stream);
 ABCFX_API int abcfx_cuda_adjoint(const struct abcfx_adjoint_args* args, void* stream);
 ABCFX_API int abcfx_cuda_adjoint_finish(const struct abcfx_adjoint_args* args, float* dscale, float* dshift, void* stream);
+
+/// abcfx/unpack.h and abcfx/pool.h on device memory, bit for bit; the ranges of lines and pixels are not read.
+ABCFX_API int abcfx_cuda_unpack(const struct abcfx_unpack_args* args, void* stream);
+ABCFX_API int abcfx_cuda_pool(const struct abcfx_pool_args* args, void* stream);
 
 #ifdef __cplusplus
 }

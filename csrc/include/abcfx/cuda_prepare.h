@@ -15,6 +15,7 @@ extern "C" {
 ///
 ///   beta[q]              scale[0] 2^q / 2 (coded) or scale[q] (thermometer)
 ///   alpha_sum[o]         sum_p alpha[p][o]
+///   inverse[0]           1 / next_scale[0], rounded to nearest: what abcfx_cuda_bgemm_emit wants
 ///   base[i classes_w + j][o] = bias[o] + (c + B) sum_{t valid in (i, j)} S[o][t]        column_base[o] = 0
 ///
 /// where c and B = sum_q beta[q] are as in abcfx/padding.h. This is the sum of that header's base and of cuda.h's
@@ -25,6 +26,8 @@ struct abcfx_cuda_prepare_args {
   const float* alpha;          ///< f32[weight_bases][outputs]
   const float* tap_sums;       ///< S, f32[outputs][kernel_h * kernel_w]
   const float* bias;           ///< f32[outputs], or NULL for zeros
+  const float* next_scale;     ///< f32[1] of coded levels that the product emits, or NULL
+  float* inverse;              ///< f32[1], or NULL
   float *beta, *alpha_sum, *column_base;  ///< f32[planes], f32[outputs], f32[outputs]
   float* base;                 ///< f32[classes_h * classes_w][outputs]
   int32_t *class_h, *class_w;  ///< int32[out_h], int32[out_w]: the class of each output position

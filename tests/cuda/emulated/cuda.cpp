@@ -6,6 +6,8 @@
 #include "bgemm/bgemm.cu"
 #include "pack/pack.cu"
 #include "pack/weights.cu"
+#include "pool/pool.cu"
 #include "positions/positions.cu"
 #include "prepare/prepare.cu"
 #include "round/round.cu"
+#include "unpack/unpack.cu"
