@@ -13,7 +13,7 @@ from torch import Tensor
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import kernel_conv, kernel_emit, kernel_linear, kernel_pack, kernel_weights
-from abcfx.ops.kernel_emit import NO_LIMIT
+from abcfx.ops.kernel_pack import NO_LIMIT
 from abcfx.ops.kernel_weights import CUDA_LANES, packed_dtype, packed_shape
 
 k = torch.ops.abc_k

@@ -163,7 +163,7 @@ def test_weight_gradient() -> None:
     got = product(a[None, None], a_counts[None, None], columns, counts, alpha, beta, base, (1, 1), (1, o), depth)
     values = quant.quantize(grad.permute(0, 2, 3, 1).contiguous(), step, torch.tensor([SEED]), K) / step
     sums = values.nan_to_num(0).round().sum(0)
-    inside = torch.einsum("yxo,ty,sx->ots", sums, *gradients.masks(image, [3, 3], [h, w], geometry))
+    inside = torch.einsum("yxo,ty,sx->ots", sums.double(), *gradients.masks(image, [3, 3], [h, w], geometry))
     outside = sums.sum((0, 1)).view(-1, 1, 1) - inside
     correction = (constant * inside - beta_x.sum() * outside).unsqueeze(-1)
     got = (got.view(o, 3, 3, c) + correction) * step.view(-1, 1, 1, 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 import abcfx
 from abcfx.ops import gradients, kernel_positions
 from abcfx.ops.choose import forcing
-from abcfx.ops.kernel_emit import NO_LIMIT
+from abcfx.ops.kernel_pack import NO_LIMIT
 from abcfx.ops.kernel_weights import CUDA_LANES
 from abcfx.quant import ste
 

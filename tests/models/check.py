@@ -44,15 +44,22 @@ def quantize_and_compare(model: nn.Module, call: Call, at_least: int, **argument
 def compile_and_compare(q: nn.Module, call: Call, fullgraph: bool = True, then: str = "eager", atol: float = 0) -> None:
     """The compiled model returns the structure and the numbers of the eager quantized model.
 
-    With then="eager" the same kernels run in the same order, so only f32 rounding of folded biases may differ. Inductor
-    reorders f32 sums: where an activation lies within that rounding of a threshold, its code flips by one level, and
-    the difference spreads; then outputs agree closely, not to f32 rounding.
+    With then="eager" and without fusion the same kernels run in the same order: only f32 rounding may differ. Fusion
+    folds scales, and inductor reorders f32 sums: where an activation lies within that rounding of a threshold, its code
+    flips by one level, and the difference spreads; then outputs agree closely, not to f32 rounding.
     """
-    compiled = torch.compile(q, backend="abc", fullgraph=fullgraph, options={"then": then})
+    for fuse in (False, True) if then == "eager" else (True,):
+        _compile_and_compare(q, call, fullgraph, {"then": then, "fuse": fuse}, 0.02 if fuse else TOLERANCE, atol)
+
+
+def _compile_and_compare(
+    q: nn.Module, call: Call, fullgraph: bool, options: dict[str, object], limit: float, atol: float
+) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(q, backend="abc", fullgraph=fullgraph, options=options)
     with torch.no_grad():
         want, got = tensors(call(q)), tensors(call(compiled))
     assert len(want) == len(got) > 0
-    limit = TOLERANCE if then == "eager" else 0.02
     for a, b in zip(got, want, strict=True):
         assert a.shape == b.shape
         assert relative_error(a, b) <= limit

@@ -20,6 +20,9 @@ struct Stored {
   bool aligned;  ///< eight channels from a multiple of eight on begin at a multiple of 16 bytes
 
   explicit Stored(const abcfx_pack_args& t) : args(t) {
+    const bool clips = t.low < t.high;
+    args.low = clips && t.low > -FLT_MAX ? t.low : -INFINITY;
+    args.high = clips && t.high < FLT_MAX ? t.high : INFINITY;
     const int64_t unit = 16 / sizeof(T);
     aligned = t.stride_c == 1 && (uintptr_t)t.src % 16 == 0 && t.stride_n % unit == 0 && t.stride_h % unit == 0 &&
               t.stride_w % unit == 0 && (t.groups == 1 || t.channels / t.groups % 8 == 0);
@@ -45,14 +48,11 @@ struct Stored {
         for (int b = 0; b < 8; ++b) value[b] = b < many ? wide(src[(c + b) * args.stride_c]) : 0.0f;
       }
       if (!args.gain) return;
-      const bool clips = args.low < args.high;
-      const float low = clips && args.low > -FLT_MAX ? args.low : -INFINITY;
-      const float high = clips && args.high < FLT_MAX ? args.high : INFINITY;
 #pragma unroll
       for (int b = 0; b < 8; ++b) {
         if (b >= many) continue;
         const float moved = __fadd_rn(__fmul_rn(value[b], args.gain[c + b]), args.offset[c + b]);
-        value[b] = moved < low ? low : moved > high ? high : moved;  // a NaN fails both comparisons
+        value[b] = moved < args.low ? args.low : moved > args.high ? args.high : moved;  // a NaN fails both comparisons
       }
     }
   };
