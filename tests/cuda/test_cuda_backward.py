@@ -165,6 +165,6 @@ def test_weight_gradient() -> None:
     sums = values.nan_to_num(0).round().sum(0)
     inside = torch.einsum("yxo,ty,sx->ots", sums.double(), *gradients.masks(image, [3, 3], [h, w], geometry))
     outside = sums.sum((0, 1)).view(-1, 1, 1) - inside
-    correction = (constant * inside - beta_x.sum() * outside).unsqueeze(-1)
+    correction = (constant * inside - beta_x.sum() * outside).float().unsqueeze(-1)
     got = (got.view(o, 3, 3, c) + correction) * step.view(-1, 1, 1, 1)
     assert torch.equal(got.permute(0, 3, 1, 2), wanted)

@@ -48,11 +48,14 @@ struct Stored {
         for (int b = 0; b < 8; ++b) value[b] = b < many ? wide(src[(c + b) * args.stride_c]) : 0.0f;
       }
       if (!args.gain) return;
+      const float *gain = args.gain + c, *offset = args.offset + c;
 #pragma unroll
       for (int b = 0; b < 8; ++b) {
-        if (b >= many) continue;
-        const float moved = __fadd_rn(__fmul_rn(value[b], args.gain[c + b]), args.offset[c + b]);
-        value[b] = moved < args.low ? args.low : moved > args.high ? args.high : moved;  // a NaN fails both comparisons
+        if (b < many) value[b] = __fadd_rn(__fmul_rn(value[b], gain[b]), offset[b]);
+      }
+#pragma unroll
+      for (int b = 0; b < 8; ++b) {  // a NaN fails both comparisons; values past the last are not used
+        value[b] = value[b] < args.low ? args.low : value[b] > args.high ? args.high : value[b];
       }
     }
   };
