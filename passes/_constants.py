@@ -30,7 +30,10 @@ _VIEW_FUNCTIONS = {
     aten.contiguous.default, aten.numpy_T.default,
 }  # fmt: skip
 _CAST_FUNCTIONS = {aten.to.dtype, aten._to_copy.default}
-_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+_IN_PLACE = {
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
+    operator.imatmul, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift, operator.setitem,
+}  # fmt: skip
 _VIEW_ATTRIBUTES = {"T", "mT"}
 
 
@@ -72,7 +75,7 @@ def mark_constants(gm: GraphModule, is_constant: Callable[[Node], bool]) -> None
 
 def is_written(node: Node) -> bool:
     """Whether the graph writes into a tensor, directly or through a view of it."""
-    return any(_writes(user, node) or (_is_view(user) and is_written(user)) for user in node.users)
+    return any(writes(user, node) or (_is_view(user) and is_written(user)) for user in node.users)
 
 
 def _is_view(node: Node) -> bool:
@@ -80,8 +83,10 @@ def _is_view(node: Node) -> bool:
     return step is not None and not step.cast
 
 
-def _writes(user: Node, node: Node) -> bool:
-    """In-place methods and functions (`add_`, `inplace=True`, `+=`), and operators declared to write."""
+def writes(user: Node, node: Node) -> bool:
+    """Whether `user` writes into `node`: in-place methods and functions (`add_`, `inplace=True`, `+=`), and operators
+    declared to write.
+    """
     schema = getattr(user.target, "_schema", None)
     if isinstance(schema, torch._C.FunctionSchema):
         return schema.is_mutable

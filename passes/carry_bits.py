@@ -25,7 +25,7 @@ from typing import Any
 
 import networkx as nx
 import torch
-import torch.nn.functional as F
+from abcfx.passes import drop_pools
 from abcfx.passes._commuting import (
     CatView,
     Commuting,
@@ -46,8 +46,6 @@ from abcfx.graph import Builder, optimization_hint, shape_of, with_bodies
 
 aten, abc_k = torch.ops.aten, torch.ops.abc_k
 TYPICAL = 64  # of a symbolic size without a hint
-AVERAGES = {F.avg_pool2d, torch._C._nn.avg_pool2d, F.adaptive_avg_pool2d, aten.avg_pool2d.default,
-            aten.adaptive_avg_pool2d.default}  # fmt: skip
 
 
 def carry_bits(gm: GraphModule, report: Report) -> None:
@@ -86,7 +84,7 @@ def _reason(node: Any) -> str | None:
     """Why what a pack reads cannot run on planes, where that is worth saying."""
     if not isinstance(node, Node):
         return None
-    if node.target in AVERAGES:
+    if node.target in drop_pools.READERS:
         return "average pooling mixes values: quantize(mean(x)) is not the mean of quantize(x)"
     cut = channels_of(node)
     if cut is not None and not whole_words(cut):

@@ -14,10 +14,10 @@ no copy back is ever needed. Values are the same.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 
 import torch
+from abcfx.passes._constants import writes
 from abcfx.passes._layouts import passes_strides, strides_matter
 from abcfx.passes._product import PERMUTES, TO_NCHW, TO_NHWC, view
 from abcfx.passes._rule import Report
@@ -108,11 +108,8 @@ def _name(node: Node) -> str:
 
 
 def _writes(node: Node) -> bool:
-    if node.op not in ("call_function", "call_method") or not node.args:
-        return False
-    name = _name(node)
-    in_place = name.endswith("_") or (name.startswith("i") and node.target is getattr(operator, name, None))
-    return in_place or node.target is operator.setitem or node.kwargs.get("inplace") is True
+    """Whether a node writes into its first argument."""
+    return node.op in ("call_function", "call_method") and bool(node.args) and writes(node, node.args[0])  # type: ignore[arg-type]
 
 
 def _memory_of(node: object) -> object:

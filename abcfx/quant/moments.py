@@ -43,7 +43,12 @@ def damped(moments: Tensor, damping: float = DAMPING) -> Tensor:
 
 
 def fit_to_moments(
-    w: Tensor, moments: Tensor, weight_bases: int, method: str = "compensate", per_channel: bool = True
+    w: Tensor,
+    moments: Tensor,
+    weight_bases: int,
+    method: str = "compensate",
+    per_channel: bool = True,
+    plain: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Bases and scales with small Tr((w - ŵ) S (w - ŵ)ᵀ), at most that of the plain fit in every output channel.
 
@@ -51,6 +56,7 @@ def fit_to_moments(
     moments      f32[g, k, k]       S, symmetric and positive semidefinite
     method       "error" (the plain fit, S plays no part), "moments" or "compensate"
     per_channel  else one set of scales for all rows; then the bound holds for their sum
+    plain        the plain fit of w, "alternating", if it is there already
     →            int8[M, g·q, k]    bases, entries ±1
                  f32[M, g·q]        scales
 
@@ -66,7 +72,7 @@ def fit_to_moments(
         )
     require_finite(moments, "input moments")
     w, moments = w.detach().float(), moments.float()
-    best = fit_bases(w.flatten(0, 1), weight_bases, "alternating", per_channel)
+    best = plain or fit_bases(w.flatten(0, 1), weight_bases, "alternating", per_channel)
     if method == "error" or not w.numel():
         return best
     metric, scales = damped(moments), best[1].double().T.contiguous()
