@@ -107,6 +107,18 @@ inline void expect_dense(const char* op, const char* name, const Tensor& tensor)
                   shape_text(tensor), "; call contiguous()");
 }
 
+/// The window of a convolution, two entries an axis, in the fields that the arguments of every kernel name alike.
+template <class Args>
+void set_window(Args& args, const std::vector<int64_t>& kernel, const std::vector<int64_t>& stride,
+                const std::vector<int64_t>& dilation) {
+  args.kernel_h = kernel[0];
+  args.kernel_w = kernel[1];
+  args.stride_h = stride[0];
+  args.stride_w = stride[1];
+  args.dilation_h = dilation[0];
+  args.dilation_w = dilation[1];
+}
+
 /// Owner of a string argument. Taking std::string instead would leak: its conversion in torch's stable headers (2.10 to
 /// 2.13) copies from a string that it allocates and never frees.
 class Text {

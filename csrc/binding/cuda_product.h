@@ -95,6 +95,7 @@ class Product {
     prepare.last_h[0] = prepare.last_w[0] = 1;
     prepare.size_h = 1;
     prepare.size_w = args.out_w;
+    prepare.kernel_h = prepare.kernel_w = 1;
     prepare.stride_h = prepare.stride_w = prepare.dilation_h = prepare.dilation_w = 1;
     return product;
   }
@@ -127,12 +128,8 @@ class Product {
     prepare.before_w = padding[1];
     prepare.size_h = args.padded_h - 2 * padding[0];
     prepare.size_w = args.padded_w - 2 * padding[1];
-    args.kernel_h = kernel[0];
-    args.kernel_w = kernel[1];
-    args.stride_h = prepare.stride_h = stride[0];
-    args.stride_w = prepare.stride_w = stride[1];
-    args.dilation_h = prepare.dilation_h = dilation[0];
-    args.dilation_w = prepare.dilation_w = dilation[1];
+    set_window(args, kernel, stride, dilation);
+    set_window(prepare, kernel, stride, dilation);
     args.groups = groups;
     args.words = words;
     args.depth = taps * channels;
@@ -169,8 +166,6 @@ class Product {
     prepare_.planes = levels.planes;
     prepare_.weight_bases = weights_.bases;
     prepare_.outputs = outputs;
-    prepare_.kernel_h = args.kernel_h;
-    prepare_.kernel_w = args.kernel_w;
     prepare_.out_h = args.out_h;
     prepare_.out_w = args.out_w;
     fill(levels.planes, scope.stream);

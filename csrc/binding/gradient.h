@@ -81,12 +81,7 @@ struct Positions {
     args.planes = bits.size(2);
     args.padded_w = bits.size(3);
     args.channels = channels;
-    args.kernel_h = kernel[0];
-    args.kernel_w = kernel[1];
-    args.stride_h = stride[0];
-    args.stride_w = stride[1];
-    args.dilation_h = dilation[0];
-    args.dilation_w = dilation[1];
+    set_window(args, kernel, stride, dilation);
     args.out_h = out[0];
     args.out_w = out[1];
     columns = kernel[0] * kernel[1] * channels;

@@ -120,12 +120,7 @@ class Product {
     args.padded_w = bits.size(3);
     args.out_h = axis_h.out;
     args.out_w = axis_w.out;
-    args.kernel_h = kernel[0];
-    args.kernel_w = kernel[1];
-    args.stride_h = stride[0];
-    args.stride_w = stride[1];
-    args.dilation_h = dilation[0];
-    args.dilation_w = dilation[1];
+    set_window(args, kernel, stride, dilation);
     args.groups = groups;
     args.words = words;
     args.depth = taps * channels;
