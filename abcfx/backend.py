@@ -27,6 +27,7 @@ from abcfx.passes.lower import Lowered, WeightInput
 from abcfx.passes.never_slower import never_slower
 from abcfx.passes.plan_layers import plan_layers
 from abcfx.passes.save_bits import SaveBits
+from abcfx.passes.save_masks import SaveMasks
 from abcfx.pipeline import Pipeline, open_graph
 
 
@@ -220,6 +221,8 @@ def _hand_over(
     if wanted.then == "aot_eager":
         return aot_eager(gm, inputs)
     patches: dict[str, Any] = dict(list_mode_options(mode)) if mode else {}
-    if training and wanted.recompute:
-        patches["joint_custom_pre_pass"] = SaveBits()
+    if training:
+        patches["custom_partitioner_fn"] = SaveMasks()
+        if wanted.recompute:
+            patches["joint_custom_pre_pass"] = SaveBits()
     return compile_fx(gm, inputs, config_patches=patches or None)
