@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="these layers stay float")
     parser.add_argument("--fix", action="append", default=[], metavar="LAYER=LABEL", help="e.g. fc=float or conv1=3x3")
-    parser.add_argument("--sensitivity", choices=SENSITIVITIES, default=SENSITIVITIES[0], help="(estimate)")
+    parser.add_argument(
+        "--sensitivity", choices=SENSITIVITIES, help="(estimate, or margins where the outputs of the layers are large)"
+    )
     parser.add_argument(
         "--cost", choices=COSTS, default=COSTS[0], help="times from the cost model or this machine (predicted)"
     )

@@ -19,6 +19,7 @@ from abcfx.plan import LayerPlan
 from abcfx.planner import costs
 from abcfx.planner.accuracy import STEPS, Judge, within_drop
 from abcfx.planner.budget import Budget
+from abcfx.planner.margins import filled, margins
 from abcfx.planner.options import LayerOptions, Measurements, Option
 from abcfx.planner.probes import LOSSES
 from abcfx.planner.result import BudgetPlan
@@ -28,7 +29,7 @@ from abcfx.planner.watch import MEMORY, PIECE, Forward, Watched, fit_levels, pie
 
 COUNTS = (1, 2, 3, 4, 5)
 SAMPLES, LEAST, OUTPUTS = 128, 16, 1 << 27  # samples by default, and at least; of all layers' outputs, values at most
-SENSITIVITIES = ("estimate", "exact")
+SENSITIVITIES = ("estimate", "margins", "exact")
 
 
 def plan(
@@ -43,7 +44,7 @@ def plan(
     fixed: Mapping[str, str] | None = None,
     example: Any = None,
     held_out: Iterable[Any] | None = None,
-    sensitivity: str = "estimate",
+    sensitivity: str | None = None,
     loss: str = "kl",
     cost: str = "predicted",
     samples: int | None = None,
@@ -66,7 +67,9 @@ def plan(
     example      batch whose time counts, by default the first sample of the first batch
     held_out     batches that accuracy_drop is measured on; by default the second half of the loader's, which then serve
                  for nothing else
-    sensitivity  "estimate" (a few runs of the model in both directions) or "exact" (a run for each layer and candidate)
+    sensitivity  "estimate" (a few runs of the model in both directions), "margins" (of a part of the candidates, from
+                 which the others follow: abcfx/planner/margins.py) or "exact" (a run for each layer and candidate); by
+                 default "estimate", or "margins" where the outputs of the layers are large, as for `samples`
     loss         "kl" to the float model's classes, or "mse" of its outputs
     cost         "predicted" by the cost model, or "measured" on this machine (abcfx/planner/costs.py)
     samples      how many samples the sensitivity is measured on; by default 128, or down to 16 where the outputs of the
@@ -118,11 +121,11 @@ def build(model: nn.Module, planned: BudgetPlan, batches: Iterable[Any], forward
     return calibrate(made, batches, forward=forward, progress=False) if planned.plan.layers else made
 
 
-def _check(model: nn.Module, sensitivity: str, loss: str, cost: str, samples: int | None, probes: int) -> None:
+def _check(model: nn.Module, sensitivity: str | None, loss: str, cost: str, samples: int | None, probes: int) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan takes an nn.Module, got {type(model).__name__}")
     for name, value, known in (
-        ("sensitivity", sensitivity, SENSITIVITIES),
+        ("sensitivity", sensitivity or "estimate", SENSITIVITIES),
         ("loss", loss, LOSSES),
         ("cost", cost, costs.COSTS),
     ):
@@ -155,7 +158,7 @@ def _split(batches: Sequence[Any], held_out: Iterable[Any] | None, budget: Budge
 def _measure(
     model: nn.Module, batches: list[Any], candidates: list[LayerPlan], rules: Mapping[str, Any], example: Any,
     forward: Forward | None, bar: Callable[[str, int], Callable[[], None]], *,
-    sensitivity: str, loss: str, cost: str, samples: int | None, probes: int,
+    sensitivity: str | None, loss: str, cost: str, samples: int | None, probes: int,
 ) -> Measurements:  # fmt: skip
     """Everything that a budget is solved from."""
     from abcfx.api import plan_of, quantize_model
@@ -167,7 +170,10 @@ def _measure(
     met = costs.meet(watched.model, lambda: watched.run(shown))
     values = sum(sum(work.outputs) for work in met.values()) // _size(shown)
     size = max(1, min(PIECE, MEMORY // (4 * max(1, values) * (probes + 3))))
-    measured_on = _first(pieces(batches, size), samples or max(LEAST, min(SAMPLES, OUTPUTS // max(1, values))))
+    affordable = OUTPUTS // max(1, values)
+    measured_on = _first(pieces(batches, size), samples or max(LEAST, min(SAMPLES, affordable)))
+    sensitivity = sensitivity or ("estimate" if affordable >= SAMPLES else "margins")
+    tried = margins(candidates) if sensitivity == "margins" else candidates
     tick = bar("sampling inputs", len(batches))
     sampled = watched.samplers(_ticking(batches, tick))
     levels = fit_levels(sampled, candidates)
@@ -176,7 +182,7 @@ def _measure(
         return levels[name, plan.activation_bases, plan.levels]
 
     tick = bar("estimating sensitivity", len(measured_on))
-    found = estimate(watched, measured_on, candidates, levels_of, loss, probes, tick)
+    found = estimate(watched, measured_on, tried, levels_of, loss, probes, tick)
     losses = found.losses
     if sensitivity == "exact":
         losses = measure_exactly(
@@ -189,7 +195,8 @@ def _measure(
         plans = candidates if name in watched.layers else []
         floats, each = costs.milliseconds(work, plans, _device(model), cost)
         options = [Option(None, 0.0, floats)]
-        options += [Option(p, losses[name, p], ms) for p, ms in zip(plans, each, strict=True)]
+        known = filled({p: losses[name, p] for p in tried}, plans) if plans else {}
+        options += [Option(p, known[p], ms) for p, ms in zip(plans, each, strict=True)]
         layers.append(LayerOptions(name, work.weights, tuple(options), reasons.get(name)))
         tick()
     if missing := sorted(set(watched.layers) - set(met)):

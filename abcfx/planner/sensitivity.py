@@ -33,6 +33,9 @@ Key = tuple[str, LayerPlan]
 LevelsOf = Callable[[str, LayerPlan], Levels]
 Tick = Callable[[], None]
 
+PER_PASS = 10  # options whose outputs are held at once
+LEAST_PLACES = 512  # rows of a batch that a correction is fitted to; of all batches together PLACES
+
 
 @dataclass
 class _Sums:
@@ -67,16 +70,20 @@ def estimate(
     exact: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in watched.layers}  # (G, Y) of each batch
     along: list[Directions] = []
     count = 0
+    dims = {name: layer.channel_dim for name, layer in watched.layers.items()}
+    gradients: dict[str, list[Tensor]] = {}
+    batches = list(batches)
+    rows = max(LEAST_PLACES, PLACES // max(1, len(batches)))
     for batch in batches:
         with torch.enable_grad(), watched.calls() as calls:
             z = logits_of(watched.run(batch))
         by_sample = all(len(c.output) == len(z) for seen in calls.values() for c in seen if c.output.dim() > 1)
         along.append(directions(z, loss, probes, by_sample, generator))
-        gradients = _gradients(z, calls, along[-1].vectors)
+        gradients = _gradients(z, calls, along[-1].vectors, dims, gradients)
         count += places(z)
         with torch.no_grad():
             for name, seen in calls.items():
-                _add(watched, name, seen, gradients[name], len(z), sums, exact[name], plans, levels)
+                _add(watched, name, seen, gradients[name], len(z), rows, sums, exact[name], plans, levels)
         tick()
     losses, corrections = {}, {}
     for (name, plan), found in sums.items():
@@ -88,65 +95,83 @@ def estimate(
     return Sensitivity(losses, corrections)
 
 
-def _gradients(z: Tensor, calls: Mapping[str, list[Call]], vectors: Tensor) -> dict[str, list[Tensor]]:
-    """name → Jᵀv at the output of each call, f[K, *output.shape]."""
+def _gradients(
+    z: Tensor, calls: Mapping[str, list[Call]], vectors: Tensor, dims: Mapping[str, int],
+    last: Mapping[str, list[Tensor]],
+) -> dict[str, list[Tensor]]:  # fmt: skip
+    """name → Jᵀv at the output of each call, by sample: f32[samples, channels, K, places].
+
+    They are written over those of the last batch if they are as large: fresh memory of this size takes seconds.
+    """
+    found, kept = {}, []
+    for name, seen in calls.items():
+        before = last.get(name, [])
+        found[name] = []
+        for i, call in enumerate(seen):
+            samples, channels, places = by_sample(call.output, len(z), dims[name]).shape
+            shape = (samples, channels, len(vectors), places)
+            fits = i < len(before) and before[i].shape == shape
+            found[name].append(before[i] if fits else torch.empty(shape, device=call.output.device))
+            kept.append((found[name][-1], dims[name]))
     outputs = [call.output for seen in calls.values() for call in seen]
-    found: list[list[Tensor]] = [[] for _ in outputs]
     for i, v in enumerate(vectors):
         some = torch.autograd.grad(z, outputs, v, retain_graph=i + 1 < len(vectors), allow_unused=True)
-        for kept, output, gradient in zip(found, outputs, some, strict=True):
-            kept.append(torch.zeros_like(output) if gradient is None else gradient)
-    stacked = iter([torch.stack(each) for each in found])
-    return {name: [next(stacked) for _ in seen] for name, seen in calls.items()}
+        for (place, dim), gradient in zip(kept, some, strict=True):
+            place[:, :, i] = 0 if gradient is None else by_sample(gradient, len(z), dim)
+    return found
 
 
 def _add(
-    watched: Watched, name: str, seen: Sequence[Call], gradients: Sequence[Tensor], samples: int,
+    watched: Watched, name: str, seen: Sequence[Call], gradients: Sequence[Tensor], samples: int, rows: int,
     sums: Mapping[Key, _Sums], exact: list[tuple[Tensor, Tensor]], plans: Sequence[LayerPlan], levels: LevelsOf,
 ) -> None:  # fmt: skip
-    """One batch of one layer: its sums in float, then those of each option."""
-    layer = watched.layers[name]
-    dim = layer.channel_dim
-    folded = [_by_sample(g, samples, dim) for g in gradients]
-    exact.append(
-        (
-            sum(f.sum(-1).permute(2, 0, 1) for f in folded),
-            sum(_product(f, call.output, dim) for f, call in zip(folded, seen, strict=True)),
-        )
-    )
+    """One batch of one layer: its sums in float, then those of each option, PER_PASS options at a time."""
+    dim = watched.layers[name].channel_dim
+    floats = [by_sample(call.output, samples, dim).unsqueeze(2) for call in seen]
+    total = sum(g.sum(-1).permute(2, 0, 1) for g in gradients)
+    exact.append((total, products(gradients, floats)[0]))
     generator = torch.Generator().manual_seed(0)
-    chosen = [_some_places(call.output, dim, generator) for call in seen]
-    for plan in plans:
-        entry = sums[name, plan]
-        with watched.trying(name, plan, levels(name, plan)) as tried:
-            outputs = [tried.forward(*call.arguments) for call in seen]
-        entry.products.append(sum(_product(f, o, dim) for f, o in zip(folded, outputs, strict=True)))
-        for at, call, output in zip(chosen, seen, outputs, strict=True):
-            entry.moments.add(rows_at(call.output, dim, at), rows_at(output, dim, at))
+    chosen = [_some_places(call.output, dim, rows, generator) for call in seen]
+    wanted = [rows_at(call.output, dim, at) for call, at in zip(seen, chosen, strict=True)]
+    for first in range(0, len(plans), PER_PASS):
+        some = plans[first : first + PER_PASS]
+        outputs = [torch.empty(*y.shape[:2], len(some), y.shape[-1], device=y.device) for y in floats]
+        for i, plan in enumerate(some):
+            with watched.trying(name, plan, levels(name, plan)) as tried:
+                for kept, call, at, right in zip(outputs, seen, chosen, wanted, strict=True):
+                    output = tried.forward(*call.arguments)
+                    kept[:, :, i] = by_sample(output, samples, dim)
+                    sums[name, plan].moments.add(right, rows_at(output, dim, at))
+        for plan, product in zip(some, products(gradients, outputs), strict=True):
+            sums[name, plan].products.append(product)
 
 
-def _by_sample(gradient: Tensor, samples: int, dim: int) -> Tensor:
-    """f32[probes, *output] → [samples, channels, probes, places]. Where the first dimension is not that of the samples
-    (windows of an image, time first) the whole batch counts as one: as right on average, since probes of different
-    samples are independent, and noisier.
+def by_sample(value: Tensor, samples: int, dim: int) -> Tensor:
+    """What a layer returns, channels in `dim` → f[samples, channels, places], a view where that can be.
+
+    Where the first dimension is not that of the samples (windows of an image, time first) the whole batch counts as
+    one: as right on average, since probes of different samples are independent, and noisier.
     """
-    rows = gradient.movedim(dim, 1)
-    if rows.dim() == 2 or rows.shape[2] != samples:
-        return rows.reshape(*rows.shape[:2], -1).transpose(0, 1).unsqueeze(0).float().contiguous()
-    return rows.reshape(*rows.shape[:3], -1).permute(2, 1, 0, 3).float().contiguous()
+    rows = value.detach().movedim(dim, 0)
+    if rows.dim() == 1 or rows.shape[1] != samples:
+        return rows.reshape(len(rows), -1).unsqueeze(0)
+    return rows.reshape(*rows.shape[:2], -1).transpose(0, 1)
 
 
-def _product(folded: Tensor, output: Tensor, dim: int) -> Tensor:
-    """Σ over places of g·y: f32[probes, samples, channels]."""
-    rows = output.detach().movedim(dim, 0)
-    rows = rows.transpose(0, 1) if len(folded) > 1 else rows.unsqueeze(0)
-    rows = rows.reshape(*folded.shape[:2], -1, 1).float()
-    return (folded @ rows).squeeze(-1).permute(2, 0, 1)
+def products(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+    """Σ over places and calls of g·y: f32[options, probes, samples, channels].
+
+    gradients  of each call, f32[samples, channels, probes, places]    outputs  f32[samples, channels, options, places]
+
+    All probes with all options in one product, so that the gradients, the largest of all, are read once.
+    """
+    pairs = zip(gradients, outputs, strict=True)
+    return sum((y.float() @ g.mT).permute(2, 3, 0, 1) for g, y in pairs)
 
 
-def _some_places(output: Tensor, dim: int, generator: torch.Generator) -> Tensor:
+def _some_places(output: Tensor, dim: int, most: int, generator: torch.Generator) -> Tensor:
     rows = output.numel() // max(1, output.shape[dim])
-    return torch.randint(max(1, rows), (min(PLACES, rows),), generator=generator)
+    return torch.randint(max(1, rows), (min(most, rows),), generator=generator)
 
 
 def measure_exactly(

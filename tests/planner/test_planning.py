@@ -210,7 +210,7 @@ def test_fixed_layers_are_kept_through_solving_again():
     [
         ({"loader": []}, "the loader gave no batch"),
         ({"candidates": []}, "candidates is empty"),
-        ({"sensitivity": "hessian"}, "sensitivity must be one of estimate, exact, got 'hessian'"),
+        ({"sensitivity": "hessian"}, "sensitivity must be one of estimate, margins, exact, got 'hessian'"),
         ({"cost": "guessed"}, "cost must be one of predicted, measured"),
         ({"samples": 0}, "samples must be an integer from 1 on, got 0"),
         ({"budget": {"accuracy_drop": 1}, "loader": [torch.zeros(2, 2, 8, 8)]}, "give held_out="),
