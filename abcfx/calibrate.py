@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from abcfx.correction import correct_outputs
 from abcfx.fitting import fit_weights, require_method, warn_of_fitted_weights
 from abcfx.layers import ABCLayer
-from abcfx.quant import activations
+from abcfx.ops import level_fit
 
 SAMPLES_PER_BATCH = 1 << 15
 SAMPLES = 1 << 18
@@ -133,7 +133,7 @@ def _fit(sampled: dict[ABCLayer, Tensor]) -> None:
         raise ValueError("calibration saw no data: run the model on at least one batch inside the block")
     for layer, samples in sampled.items():
         if samples.numel():
-            layer.set_levels(*activations.fit(samples, layer.plan.activation_bases, layer.plan.levels))
+            layer.set_levels(*level_fit.fit(samples, layer.plan.activation_bases, layer.plan.levels))
     if unseen:
         warnings.warn(f"no calibration data reached: {', '.join(unseen)}; these layers are unchanged", stacklevel=4)
 

@@ -16,9 +16,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from abcfx.calibrate import Sampler
 from abcfx.graph import clone
+from abcfx.ops import level_fit
 from abcfx.passes.match_layers import match_layers
 from abcfx.plan import LayerPlan
-from abcfx.quant import activations
 
 
 @dataclass
@@ -45,7 +45,7 @@ class SiteLevels:
     def fit(self) -> None:
         samples = self.sampler.samples()
         if samples.numel():
-            scale, shift = activations.fit(samples, self.plan.activation_bases, self.plan.levels)
+            scale, shift = level_fit.fit(samples, self.plan.activation_bases, self.plan.levels)
             self.scale, self.shift = scale.to(self.device), shift.to(self.device)
             self.batches += 1
 

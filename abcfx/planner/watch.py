@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from abcfx.calibrate import Sampler, run_batch
 from abcfx.layers import ABCLayer
+from abcfx.ops import level_fit
 from abcfx.plan import LayerPlan
-from abcfx.quant import activations
 
 PIECE = 32  # samples that run at once, fewer where their gradients would take more than MEMORY bytes
 MEMORY = 1 << 31
@@ -108,7 +108,7 @@ def fit_levels(samplers: Mapping[str, Sampler], plans: Sequence[LayerPlan]) -> d
     for name, sampler in samplers.items():
         values = sampler.samples()
         values = values[:: -(-len(values) // FIT_VALUES)]
-        found.update({(name, n, kind): Levels(*activations.fit(values, n, kind)) for n, kind in wanted})
+        found.update({(name, n, kind): Levels(*level_fit.fit(values, n, kind)) for n, kind in wanted})
     return found
 
 

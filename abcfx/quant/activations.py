@@ -14,6 +14,8 @@ kernels give the same planes bit for bit. NaN gives code 0, and -1 in every ther
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,8 @@ from abcfx.quant.cells import SortedRows, require_finite
 from abcfx.quant.fit_coded import fit_coded
 from abcfx.quant.fit_thermometer import fit_thermometer
 
-FITS = {"coded": fit_coded, "thermometer": fit_thermometer}
+Fit = Callable[[SortedRows, int], tuple[Tensor, Tensor]]
+FITS: dict[str, Fit] = {"coded": fit_coded, "thermometer": fit_thermometer}
 
 
 def codes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
@@ -80,10 +83,11 @@ def dequantize(signs: Tensor, scale: Tensor, shift: Tensor, levels: str) -> Tens
     return total
 
 
-def fit(samples: Tensor, activation_bases: int, levels: str) -> tuple[Tensor, Tensor]:
+def fit(samples: Tensor, activation_bases: int, levels: str, fits: Mapping[str, Fit] = FITS) -> tuple[Tensor, Tensor]:
     """Scale and shift that make ‖x - x̂‖² over the samples small; the same samples always give the same answer.
 
     samples  any shape and float dtype; non-negative samples get o = 0 with "coded" levels, so that zero stays exact
+    fits     what fits sorted rows, by kind of levels
     →        (scale, shift) f32, [1] each for "coded", [activation_bases] each for "thermometer"
 
     All-zero samples give levels that contain 0. Raises ValueError for samples that are not finite or none at all.
@@ -96,7 +100,7 @@ def fit(samples: Tensor, activation_bases: int, levels: str) -> tuple[Tensor, Te
     row = samples.detach().to(torch.float32).reshape(-1)
     require_finite(row, "activations")
     unit = float(row.abs().max()) or 1.0  # keeps squares in range; f64 below, which only the CPU has everywhere
-    scale, place = (unit * found for found in FITS[levels](SortedRows.of(row.cpu() / unit), activation_bases))
+    scale, place = (unit * found for found in fits[levels](SortedRows.of(row.cpu() / unit), activation_bases))
     shift = place if levels == "coded" else 0.5 - place
     return scale.to(row.device, torch.float32), shift.to(row.device, torch.float32)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,25 @@ ZOOMS = (0.12, 0.02)
 NEIGHBORS = 9
 
 
-def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
+Alternate = Callable[[SortedRows, Tensor, int, bool, int], tuple[Tensor, Tensor]]
+
+
+def alternate(rows: SortedRows, lines: Tensor, top: int, anchored: bool, iterations: int) -> tuple[Tensor, Tensor]:
+    """Alternate codes and line fits from f64[s, 2] = (Δ, o) → (lines f64[s, 2], error f64[s] less the constant Σx²)."""
+    code = torch.arange(top + 1, dtype=torch.float64)
+    previous = None
+    for _ in range(iterations):
+        bounds = rows.bounds((lines[:, :1] * (code[:-1] + 0.5) + lines[:, 1:]).to(torch.float32))
+        if previous is not None and torch.equal(bounds, previous):
+            break
+        previous = bounds
+        counts, sums = rows.cells(bounds)
+        lines = _fit_lines(lines, code, counts, sums, anchored)
+    fitted = lines[:, :1] * code + lines[:, 1:]
+    return lines, (counts * fitted.square() - 2 * sums * fitted).sum(-1)
+
+
+def fit_coded(rows: SortedRows, activation_bases: int, alternate: Alternate = alternate) -> tuple[Tensor, Tensor]:
     """(Δ f64[1], o f64[1]) for sorted samples f32[n].
 
     minimize over Δ, o   Σ (x - Δ·k(x) - o)²,   k(x) = the nearest code
@@ -37,43 +57,29 @@ def fit_coded(rows: SortedRows, activation_bases: int) -> tuple[Tensor, Tensor]:
     widths = (values - center).square().mean().sqrt() * torch.logspace(-0.4, 1.8, STARTS, dtype=torch.float64)
     above = torch.cat([widths, values[-1:] - center]).clamp(max=high - center).unique()
     below = torch.cat([widths, center - values[:1]]).clamp(max=center - low).unique()
-    best, error = _search(rows, center, below, above, top, anchored)
+    best, error = _search(rows, center, below, above, top, anchored, alternate)
     for zoom in ZOOMS:
         factors = torch.logspace(-zoom, zoom, NEIGHBORS, dtype=torch.float64)
         center = best[1] + (0 if anchored else best[0] * top / 2)
         below, above = factors * (center - best[1]), factors * (best[1] + best[0] * top - center)
-        found, found_error = _search(rows, center, below, above, top, anchored)
+        found, found_error = _search(rows, center, below, above, top, anchored, alternate)
         if found_error < error:
             best, error = found, found_error
     return best[:1], best[1:]
 
 
 def _search(
-    rows: SortedRows, center: Tensor | float, below: Tensor, above: Tensor, top: int, anchored: bool
-) -> tuple[Tensor, Tensor]:
+    rows: SortedRows, center: Tensor | float, below: Tensor, above: Tensor, top: int, anchored: bool,
+    alternate: Alternate,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The best line f64[2] found from the clipping ranges [center - below, center + above], and its error less Σx²."""
     ranges = torch.cartesian_prod(center - (below[:1] * 0 if anchored else below), center + above)
     ranges = ranges[ranges[:, 0] < ranges[:, 1]]
     lines = torch.stack([(ranges[:, 1] - ranges[:, 0]) / top, ranges[:, 0]], -1)
-    lines, error = _alternate(rows, lines, top, anchored, 2)
-    lines, error = _alternate(rows, lines[error.argsort(stable=True)[:KEPT]], top, anchored, ITERATIONS)
+    lines, error = alternate(rows, lines, top, anchored, 2)
+    lines, error = alternate(rows, lines[error.argsort(stable=True)[:KEPT]], top, anchored, ITERATIONS)
     best = error.argmin()
     return lines[best], error[best]
-
-
-def _alternate(rows: SortedRows, lines: Tensor, top: int, anchored: bool, iterations: int) -> tuple[Tensor, Tensor]:
-    """Alternate codes and line fits from f64[s, 2] = (Δ, o) → (lines f64[s, 2], error f64[s] less the constant Σx²)."""
-    code = torch.arange(top + 1, dtype=torch.float64)
-    previous = None
-    for _ in range(iterations):
-        bounds = rows.bounds((lines[:, :1] * (code[:-1] + 0.5) + lines[:, 1:]).to(torch.float32))
-        if previous is not None and torch.equal(bounds, previous):
-            break
-        previous = bounds
-        counts, sums = rows.cells(bounds)
-        lines = _fit_lines(lines, code, counts, sums, anchored)
-    fitted = lines[:, :1] * code + lines[:, 1:]
-    return lines, (counts * fitted.square() - 2 * sums * fitted).sum(-1)
 
 
 def _fit_lines(lines: Tensor, code: Tensor, counts: Tensor, sums: Tensor, anchored: bool) -> Tensor:

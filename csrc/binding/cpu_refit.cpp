@@ -104,4 +104,32 @@ Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& r
   return scales;
 }
 
+std::tuple<Tensor, Tensor> fit_lines(const Tensor& sorted, const Tensor& prefix, const Tensor& lines, int64_t top,
+                                     bool anchored, int64_t alternations) {
+  const char* op = "fit_lines";
+  const Tensor values = expect(op, "sorted", sorted, ScalarType::Float, {-1});
+  const int64_t depth = values.size(0);
+  const Tensor sums = expect(op, "prefix", prefix, ScalarType::Double, {depth + 1});
+  const Tensor start = expect(op, "lines", lines, ScalarType::Double, {-1, 2});
+  const int64_t rows = start.size(0);
+  expect_range(op, "the highest code", top, 1, (1 << ABCFX_MAX_BASES) - 1);
+  expect_range(op, "alternations", alternations, 1, INT32_MAX);
+  STD_TORCH_CHECK(depth >= 1, "abc_k::", op, ": sorted must not be empty, got ", shape_text(values));
+  Tensor found = torch::stable::new_empty(start, {rows, 2});
+  Tensor error = torch::stable::new_empty(start, {rows});
+  abcfx_lines_args args = {};
+  args.sorted = values.const_data_ptr<float>();
+  args.prefix = sums.const_data_ptr<double>();
+  args.start = start.const_data_ptr<double>();
+  args.lines = found.mutable_data_ptr<double>();
+  args.error = error.mutable_data_ptr<double>();
+  args.top = top;
+  args.anchored = anchored;
+  args.alternations = alternations;
+  args.depth = depth;
+  args.rows = rows;
+  run_rows(op, args, TASK_WORK, [](const auto& part) { return abcfx_fit_lines(&part); });
+  return {found, error};
+}
+
 }  // namespace abcfx

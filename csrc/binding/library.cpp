@@ -4,6 +4,7 @@ STABLE_TORCH_LIBRARY_IMPL(abc_k, CPU, m) {
   m.impl("pack_weights", TORCH_BOX(&abcfx::pack_weights));
   m.impl("refit_weights", TORCH_BOX(&abcfx::refit_weights));
   m.impl("search_scales", TORCH_BOX(&abcfx::search_scales));
+  m.impl("fit_lines", TORCH_BOX(&abcfx::fit_lines));
   m.impl("dequantize_weights", TORCH_BOX(&abcfx::dequantize_weights));
   m.impl("pack_rows", TORCH_BOX(&abcfx::pack_rows));
   m.impl("pack_image", TORCH_BOX(&abcfx::pack_image));

@@ -13,6 +13,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, c
 
 Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases);
 
+std::tuple<Tensor, Tensor> fit_lines(const Tensor& sorted, const Tensor& prefix, const Tensor& lines, int64_t top,
+                                     bool anchored, int64_t alternations);
+
 std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
 }  // namespace abcfx

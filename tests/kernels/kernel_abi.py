@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -124,6 +125,18 @@ def variant(op: str, name: str) -> Callable[[ctypes.Structure], int]:
     find.argtypes, find.restype = [ctypes.c_char_p], P
     function = ctypes.CFUNCTYPE(ctypes.c_int, P)(find(name.encode()))
     return lambda args: function(ctypes.addressof(args))
+
+
+@cache
+def runnable(op: str) -> dict[str, Callable[[ctypes.Structure], int]]:
+    """The variants that this machine runs, for tests whose reference is what takes time; the emulated one too, unless
+    another library is tested.
+    """
+    found = {}
+    for name in VARIANTS if OTHER else RUNNABLE:
+        with contextlib.suppress(pytest.skip.Exception):
+            found[name] = variant(op, name)
+    return found
 
 
 class Guarded:

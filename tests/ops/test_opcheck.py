@@ -158,6 +158,13 @@ def _() -> Samples:
         yield rows.values, rows.prefix, torch.ones(5).double(), bases
 
 
+@samples_of("abc_k::fit_lines", F32)
+def _() -> Samples:
+    rows = SortedRows.of(torch.randn(30))
+    for top, anchored in ((1, True), (7, False)):
+        yield rows.values, rows.prefix, torch.rand(3, 2).double() + 0.1, top, anchored, 5
+
+
 @samples_of("abc_k::dequantize_weights", F32)
 def _() -> Samples:
     yield Weights.random(2, 12, 9, 70).bases, torch.rand(2, 12)

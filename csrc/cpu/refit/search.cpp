@@ -3,6 +3,7 @@
 
 #include "abcfx/refit.h"
 #include "solve.h"
+#include "sorted_row.h"
 
 // The search of abcfx/quant/alternating.py, row by row: the weights of one code are an interval of the sorted row, so a
 // step is a binary search for each edge and small sums, whatever the depth. Everything is f64 but the edges, which are
@@ -38,25 +39,7 @@ void set_levels(const double* alpha, int bases, Levels& levels) {
   }
 }
 
-struct Row {
-  const float* values;   ///< ascending
-  const double* prefix;  ///< prefix[i]: sum of the i smallest
-  int64_t depth;
-
-  /// Where the values from `edge` on begin, at `from` or later.
-  int64_t bound(float edge, int64_t from) const {
-    int64_t size = depth - from;
-    while (size > 0) {
-      const int64_t half = size / 2;
-      const bool below = values[from + half] < edge;
-      from = below ? from + half + 1 : from;
-      size = below ? size - half - 1 : half;
-    }
-    return from;
-  }
-
-  double sum(int64_t begin, int64_t end) const { return prefix[end] - prefix[begin]; }
-
+struct Row : SortedRow {
   /// bounds[i], bounds[i + 1]: the values nearest to level i.
   void cells(const Levels& levels, int64_t bounds[MOST + 1]) const {
     bounds[0] = 0;
@@ -161,7 +144,7 @@ int abcfx_search_rows(const struct abcfx_search_args* args) {
     return ABCFX_BAD_SHAPE;
   }
   for (int64_t o = args->row_begin; o < args->row_end; ++o) {
-    const Row row = {args->sorted + o * args->depth, args->prefix + o * (args->depth + 1), args->depth};
+    const Row row = {{args->sorted + o * args->depth, args->prefix + o * (args->depth + 1), args->depth}};
     row.search(args->rms[o], (int)args->bases, args->scales + o * args->bases);
   }
   return ABCFX_OK;

@@ -85,6 +85,32 @@ struct abcfx_search_args {
 
 ABCFX_API int abcfx_search_rows(const struct abcfx_search_args* args);
 
+/// Uniform levels step*k + origin, k = 0 .. top, of one row of samples, by alternation from each of `rows` starts:
+///
+///   k      = the code of the nearest level; a sample halfway takes the upper one
+///   line   = the least-squares line through (k, sample); through 0 if `anchored`
+///
+/// until no code changes, `alternations` times at most (abcfx/quant/fit_coded.py).
+///
+/// sorted  f32 [depth], ascending         prefix  f64 [depth + 1], sums of the smallest 0, 1, …
+/// start   f64 [rows][2], step and origin        lines  f64 [rows][2]
+/// error   f64 [rows], squared error less the constant sum of squares
+/// Works on starts [row_begin, row_end): callers own the threads.
+struct abcfx_lines_args {
+  const float* sorted;
+  const double* prefix;
+  const double* start;
+  double* lines;
+  double* error;
+  int64_t top;  ///< 1 to 255
+  int64_t anchored;
+  int64_t alternations;  ///< at least 1
+  int64_t depth, rows;
+  int64_t row_begin, row_end;
+};
+
+ABCFX_API int abcfx_fit_lines(const struct abcfx_lines_args* args);
+
 #ifdef __cplusplus
 }
 #endif
