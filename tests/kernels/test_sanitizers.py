@@ -20,7 +20,7 @@ from build_kernels import CSRC, HERE, compile_kernel, compile_kernels, compiler,
 from kernel_abi import OTHER
 
 # A report ends the process: a test must not pass because nobody read what was printed.
-FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1", "-fPIC"]
+FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1", "-fPIC"]
 PROBLEMS = 150
 
 pytestmark = pytest.mark.skipif(OTHER is not None, reason="this is the run on other kernels")
