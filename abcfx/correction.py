@@ -34,8 +34,7 @@ class Corrector:
 
     def note(self, layer: ABCLayer, args: Any, output: Tensor) -> None:
         """Hook of the float run."""
-        rows = output.numel() // max(1, output.shape[layer.channel_dim])
-        places = torch.randint(max(1, rows), (min(PLACES, rows),), generator=self.generator)
+        places = some_places(output, layer.channel_dim, PLACES, self.generator)
         self.noted.append((output.shape, places, rows_at(output, layer.channel_dim, places)))
 
     def correct(self, layer: ABCLayer, args: Any, output: Tensor) -> Tensor:
@@ -49,6 +48,12 @@ class Corrector:
         corrected = layer.correct(output)
         layer.set_correction(None, None)
         return corrected
+
+
+def some_places(output: Tensor, channel_dim: int, most: int, generator: torch.Generator) -> Tensor:
+    """`most` random positions for `rows_at`, fewer where the output has fewer; i64[r]."""
+    rows = output.numel() // max(1, output.shape[channel_dim])
+    return torch.randint(max(1, rows), (min(most, rows),), generator=generator)
 
 
 def rows_at(output: Tensor, channel_dim: int, places: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
 from torch.fx import Graph, GraphModule, Node
 
+from abcfx.graph import set_value, value
+
 convert = torch.ops.prims.convert_element_type.default
 
 
@@ -50,7 +52,7 @@ def hand_over_bytes(forward: GraphModule, backward: GraphModule, num_fwd_outputs
             with forward.graph.inserting_before(output):
                 number = _call(forward.graph, convert, mask, torch.float32)
                 outputs[place] = _call(forward.graph, convert, number, torch.uint8)
-            _receive(backward.graph, received[mask.name], outputs[place].meta["val"])
+            _receive(backward.graph, received[mask.name], value(outputs[place]))
     output.args = (type(output.args[0])(outputs),)
     for half in (forward, backward):
         half.recompile()
@@ -58,7 +60,7 @@ def hand_over_bytes(forward: GraphModule, backward: GraphModule, num_fwd_outputs
 
 def _is_mask(node: Node) -> bool:
     """A bool that was computed; one that came in is in memory anyway."""
-    kept = node.meta.get("val")
+    kept = value(node)
     return node.op != "placeholder" and isinstance(kept, torch.Tensor) and kept.dtype == torch.bool and kept.is_cpu
 
 
@@ -75,5 +77,5 @@ def _receive(graph: Graph, placeholder: Node, byte: torch.Tensor) -> None:
 
 def _call(graph: Graph, target: Callable[..., Any], *arguments: Any) -> Node:
     node = graph.call_function(target, arguments)
-    node.meta["val"] = target(*(a.meta["val"] if isinstance(a, Node) else a for a in arguments))
+    set_value(node, "val")
     return node

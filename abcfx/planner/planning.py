@@ -125,7 +125,7 @@ def _check(model: nn.Module, sensitivity: str | None, loss: str, cost: str, samp
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan takes an nn.Module, got {type(model).__name__}")
     for name, value, known in (
-        ("sensitivity", sensitivity or "estimate", SENSITIVITIES),
+        ("sensitivity", "estimate" if sensitivity is None else sensitivity, SENSITIVITIES),
         ("loss", loss, LOSSES),
         ("cost", cost, costs.COSTS),
     ):

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abcfx.correction import PLACES, rows_at
+from abcfx.correction import PLACES, rows_at, some_places
 from abcfx.plan import LayerPlan
 from abcfx.planner.probes import Directions, directions, divergence, logits_of, places
 from abcfx.planner.watch import Call, Levels, Watched
@@ -131,7 +131,7 @@ def _add(
     total = sum(g.sum(-1).permute(2, 0, 1) for g in gradients)
     exact.append((total, products(gradients, floats)[0]))
     generator = torch.Generator().manual_seed(0)
-    chosen = [_some_places(call.output, dim, rows, generator) for call in seen]
+    chosen = [some_places(call.output, dim, rows, generator) for call in seen]
     wanted = [rows_at(call.output, dim, at) for call, at in zip(seen, chosen, strict=True)]
     for first in range(0, len(plans), PER_PASS):
         some = plans[first : first + PER_PASS]
@@ -167,11 +167,6 @@ def products(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
     """
     pairs = zip(gradients, outputs, strict=True)
     return sum((y.float() @ g.mT).permute(2, 3, 0, 1) for g, y in pairs)
-
-
-def _some_places(output: Tensor, dim: int, most: int, generator: torch.Generator) -> Tensor:
-    rows = output.numel() // max(1, output.shape[dim])
-    return torch.randint(max(1, rows), (min(most, rows),), generator=generator)
 
 
 def measure_exactly(

@@ -114,3 +114,26 @@ def level_tensors(added: list[LevelInputs]) -> list[Tensor]:
 
 def weight_tensors(captured: Captured, lowered: Lowered) -> list[Tensor]:
     return [t for made in lowered.inputs for t in made.tensors(captured.live(made.view.base.name))]
+
+
+def kept_by_step(model: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    """What a step keeps between its forward and its backward pass; both are run, so that parameters have gradients."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        loss = model(x).square().mean()
+    loss.backward()
+    return kept
+
+
+def assert_gradients_of_eager(model: nn.Module, x: Tensor) -> None:
+    """The gradients that the parameters have, of a compiled step, are those of the same step in eager mode."""
+    got = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    model(x).square().mean().backward()
+    for name, p in model.named_parameters():
+        assert torch.allclose(got[name], p.grad, rtol=2e-2, atol=2e-2 * float(p.grad.abs().max())), name
