@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from abcfx.data import Dataset
 from abcfx.layers import ABCLayer
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts
 from abcfx.train.augment import Draws, prepared
+from abcfx.train.blocks import BlockOutputs, block_distance, block_names
 from abcfx.train.distill import training_loss
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.recipe import Recipe, make_optimizer
@@ -72,6 +74,10 @@ class Trainer:
         self.optimizer = make_optimizer(model, recipe)
         self.step = 0
         self.loss_sum, self.right = 0.0, 0  # since the epoch began
+        self._blocks: list[BlockOutputs] = []  # of the model and of its teacher, if they are compared
+        if self.teacher is not None and recipe.follow_blocks:
+            if names := block_names(model):
+                self._blocks = [BlockOutputs(either, names) for either in (model, self.teacher)]
         self._draws: tuple[int, Draws] | None = None
         self._steps_of_levels = [
             m.activation_scale for m in model.modules() if isinstance(m, ABCLayer) and m.plan.levels == "coded"
@@ -136,12 +142,16 @@ class Trainer:
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and outputs of one batch; the gradients are left in the parameters."""
         followed = None
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
-            output = self.forward(images)
-            if self.teacher is not None:
-                with torch.no_grad():
-                    followed = self.teacher(images).float()
-        loss = training_loss(output.float(), labels, followed, self.recipe)
+        with ExitStack() as stack:
+            seen = [stack.enter_context(blocks.recording()) for blocks in self._blocks]
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
+                output = self.forward(images)
+                if self.teacher is not None:
+                    with torch.no_grad():
+                        followed = self.teacher(images).float()
+            loss = training_loss(output.float(), labels, followed, self.recipe)
+            if seen:
+                loss = loss + self.recipe.follow_blocks * block_distance(*seen)
         self.optimizer.zero_grad()
         loss.backward()
         return loss, output.detach()

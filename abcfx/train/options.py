@@ -57,6 +57,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     group.add_argument("--distill-weight", type=float, default=0.5, help="of the teacher in the loss (%(default)s)")
     group.add_argument("--temperature", type=float, default=3.0, help="of the distillation (%(default)s)")
     group.add_argument(
+        "--follow-blocks", type=float, default=0.0, metavar="WEIGHT",
+        help="of the distance of block outputs from the float model's, added to the loss (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
         "--stages", type=int, choices=(1, 2), default=1,
         help="2: activations first, with 5 weight bases for half of --epochs; then with M (%(default)s)",
     )  # fmt: skip
@@ -94,6 +98,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         args.epochs, RATES[args.optimizer] if args.lr is None else args.lr, args.batch, args.optimizer,
         weight_decay=args.weight_decay, warmup=args.warmup, level_rate=args.level_rate, augment=args.augment,
         label_smoothing=args.label_smoothing, distillation=args.distill_weight, temperature=args.temperature,
+        follow_blocks=args.follow_blocks,
     )  # fmt: skip
 
 

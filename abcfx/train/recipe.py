@@ -24,6 +24,7 @@ class Recipe:
     label_smoothing   of the cross-entropy with the labels
     distillation      weight of the teacher's part of the loss, where there is a teacher; the labels get the rest
     temperature       of both softmaxes in that part
+    follow_blocks     weight of the distance of block outputs from those of the teacher (blocks.py); 0 for none
     augment           "crop" (a random crop after padding by `pad`, and half of them mirrored), "flip" or "none"
     autocast          bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
 
@@ -41,6 +42,7 @@ class Recipe:
     label_smoothing: float = 0.0
     distillation: float = 0.5
     temperature: float = 3.0
+    follow_blocks: float = 0.0
     augment: str = "crop"
     pad: int = 4
     autocast: bool = False
@@ -55,7 +57,7 @@ class Recipe:
         for name in ("learning_rate", "batch", "temperature"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        for name in ("epochs", "weight_decay", "level_rate", "pad"):
+        for name in ("epochs", "weight_decay", "level_rate", "follow_blocks", "pad"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 
