@@ -172,7 +172,7 @@ def test_part_of_the_output(name: str, case: Case, rows: tuple[int, int], blocks
 
 
 @pytest.mark.parametrize("case", LONG, ids=str)
-def test_the_floats_do_not_depend_on_the_kernel_or_the_part(case: Case) -> None:
+def test_floats_of_the_emulated_kernels_do_not_depend_on_the_kernel_or_the_part(case: Case) -> None:
     """Real scales: the AVX-512 kernels add in the same order, so their results are equal bit for bit, in parts too."""
     problem = Problem(case)
     problem.alpha, problem.beta, problem.base = (
@@ -215,7 +215,7 @@ def test_the_floats_do_not_depend_on_the_kernel_or_the_part(case: Case) -> None:
         (683, 1, 512, 96, 0),  # longer than the panel
     ],
 )
-def test_which_kernel_runs(words: int, n: int, cols: int, rows: int, wanted: int) -> None:
+def test_which_of_the_emulated_kernels_runs(words: int, n: int, cols: int, rows: int, wanted: int) -> None:
     beta = torch.ones(n)
     args = BGEMM(
         weight_bases=1, activation_bases=n, images=1, padded_h=1, padded_w=rows, out_h=1, out_w=rows, kernel_h=1,
