@@ -43,7 +43,7 @@ def quantize_and_compare(model: nn.Module, call: Call, at_least: int, **argument
 
 
 class Forms:
-    """The backend with several options: one trace, which takes most of the time, serves all; `options` says what runs."""
+    """The backend with several options: one trace, which takes longest, serves all; `options` says what runs."""
 
     def __init__(self, *forms: Mapping[str, object]) -> None:
         self.forms, self.options = forms, forms[0]
