@@ -21,7 +21,7 @@ from abcfx.planner.accuracy import STEPS, Judge, within_drop
 from abcfx.planner.budget import Budget
 from abcfx.planner.margins import filled, margins
 from abcfx.planner.options import LayerOptions, Measurements, Option
-from abcfx.planner.probes import LOSSES
+from abcfx.planner.probes import LOSSES, RANDOM
 from abcfx.planner.result import BudgetPlan
 from abcfx.planner.sensitivity import estimate, measure_exactly
 from abcfx.planner.solve import solve
@@ -48,7 +48,7 @@ def plan(
     loss: str = "kl",
     cost: str = "predicted",
     samples: int | None = None,
-    probes: int = 10,
+    probes: int | None = None,
     forward: Forward | None = None,
     measured: BudgetPlan | Measurements | None = None,
     progress: bool | None = None,
@@ -74,8 +74,8 @@ def plan(
     cost         "predicted" by the cost model, or "measured" on this machine (abcfx/planner/costs.py)
     samples      how many samples the sensitivity is measured on; by default 128, or down to 16 where the outputs of the
                  layers are so large that 128 would take minutes (224x224 images)
-    probes       directions of the logits (backward runs): the likeliest classes of each sample, or random ones
-                 (abcfx/planner/probes.py)
+    probes       directions of the logits (backward runs): the likeliest classes of each sample, by default 5, or random
+                 ones, by default 10 (abcfx/planner/probes.py)
     forward      forward(model, batch) → logits, for batches or outputs of another form
     measured     an earlier plan: nothing is measured again, and its candidates, layers and fixed choices stand
     progress     show a bar; by default only on a terminal
@@ -121,7 +121,9 @@ def build(model: nn.Module, planned: BudgetPlan, batches: Iterable[Any], forward
     return calibrate(made, batches, forward=forward, progress=False) if planned.plan.layers else made
 
 
-def _check(model: nn.Module, sensitivity: str | None, loss: str, cost: str, samples: int | None, probes: int) -> None:
+def _check(
+    model: nn.Module, sensitivity: str | None, loss: str, cost: str, samples: int | None, probes: int | None
+) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan takes an nn.Module, got {type(model).__name__}")
     for name, value, known in (
@@ -131,8 +133,8 @@ def _check(model: nn.Module, sensitivity: str | None, loss: str, cost: str, samp
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    for name, value in (("samples", 1 if samples is None else samples), ("probes", probes)):
-        if not isinstance(value, int) or value < 1:
+    for name, value in (("samples", samples), ("probes", probes)):
+        if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} must be an integer from 1 on, got {value!r}")
 
 
@@ -158,7 +160,7 @@ def _split(batches: Sequence[Any], held_out: Iterable[Any] | None, budget: Budge
 def _measure(
     model: nn.Module, batches: list[Any], candidates: list[LayerPlan], rules: Mapping[str, Any], example: Any,
     forward: Forward | None, bar: Callable[[str, int], Callable[[], None]], *,
-    sensitivity: str | None, loss: str, cost: str, samples: int | None, probes: int,
+    sensitivity: str | None, loss: str, cost: str, samples: int | None, probes: int | None,
 ) -> Measurements:  # fmt: skip
     """Everything that a budget is solved from."""
     from abcfx.api import plan_of, quantize_model
@@ -169,7 +171,7 @@ def _measure(
     shown = next(pieces(batches[:1], 1)) if example is None else example
     met = costs.meet(watched.model, lambda: watched.run(shown))
     values = sum(sum(work.outputs) for work in met.values()) // _size(shown)
-    size = max(1, min(PIECE, MEMORY // (4 * max(1, values) * (probes + 3))))
+    size = max(1, min(PIECE, MEMORY // (4 * max(1, values) * ((probes or RANDOM) + 3))))
     affordable = OUTPUTS // max(1, values)
     measured_on = _first(pieces(batches, size), samples or max(LEAST, min(SAMPLES, affordable)))
     sensitivity = sensitivity or ("estimate" if affordable >= SAMPLES else "margins")
@@ -212,7 +214,7 @@ def _measure(
         "loss": loss,
         "cost": cost,
         "samples": sum(_size(piece) for piece in measured_on),
-        "probes": probes,
+        "probes": found.probes,
     }
     return Measurements(tuple(layers), costs.rest(met), setup)
 

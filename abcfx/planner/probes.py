@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LOSSES = ("kl", "mse")
+CLASSES, RANDOM = 5, 10  # directions by default
 
 
 def logits_of(output: Any) -> Tensor:
@@ -62,17 +63,17 @@ class Directions:
         return divergence(exact, exact + change.T, "kl")
 
 
-def directions(z: Tensor, loss: str, count: int, by_sample: bool, generator: torch.Generator) -> Directions:
-    """`count` directions at the logits z, classes in the last dimension.
+def directions(z: Tensor, loss: str, count: int | None, by_sample: bool, generator: torch.Generator) -> Directions:
+    """`count` directions at the logits z, classes in the last dimension; by default CLASSES, or RANDOM ones.
 
     by_sample  whether every layer keeps the samples apart in its first dimension, as a classifier of images does
     """
     z = z.detach()
     if loss == "kl" and by_sample and z.dim() == 2:
-        classes = z.topk(min(count, z.shape[1]), dim=1).indices
+        classes = z.topk(min(count or CLASSES, z.shape[1]), dim=1).indices
         vectors = torch.zeros(classes.shape[1], *z.shape, dtype=z.dtype, device=z.device)
         return Directions(z, vectors.scatter_(2, classes.T.unsqueeze(-1), 1.0), classes)
-    noise = torch.randn(count, *z.shape, generator=generator).to(z)
+    noise = torch.randn(count or RANDOM, *z.shape, generator=generator).to(z)
     if loss == "mse":
         return Directions(z, noise)
     p = z.float().softmax(-1).to(z.dtype)

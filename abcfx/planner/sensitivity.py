@@ -49,10 +49,12 @@ class _Sums:
 class Sensitivity:
     """losses       (layer, plan) → rise of the loss, in nats per sample (or place)
     corrections  (layer, plan) → gain and shift per channel that were counted in
+    probes       how many directions it took
     """
 
     losses: Mapping[Key, float]
     corrections: Mapping[Key, tuple[Tensor, Tensor]]
+    probes: int
 
 
 def estimate(
@@ -61,10 +63,10 @@ def estimate(
     plans: Sequence[LayerPlan],
     levels: LevelsOf,
     loss: str = "kl",
-    probes: int = 4,
+    probes: int | None = None,
     tick: Tick = lambda: None,
 ) -> Sensitivity:
-    """The estimate above with `probes` directions; `tick` is called after each batch."""
+    """The estimate above with `probes` directions (probes.py); `tick` is called after each batch."""
     generator = torch.Generator().manual_seed(0)
     sums: dict[Key, _Sums] = {(name, plan): _Sums() for name in watched.layers for plan in plans}
     exact: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in watched.layers}  # (G, Y) of each batch
@@ -92,7 +94,7 @@ def estimate(
         total = sum(way.loss(p @ gain + g @ shift - y.sum(-1)) for way, p, (g, y) in parts)
         losses[name, plan] = total / count
         corrections[name, plan] = gain, shift
-    return Sensitivity(losses, corrections)
+    return Sensitivity(losses, corrections, len(along[0].vectors))
 
 
 def _gradients(

@@ -106,6 +106,20 @@ def test_class_directions_give_the_divergence_itself():
     assert likeliest.classes.shape == (4, 2)
 
 
+def test_a_few_likeliest_classes_stand_for_all_of_a_sure_classifier():
+    """Ten classes, the first one far ahead: five directions lose next to nothing, one says nothing at all."""
+    z = torch.randn(64, 10) * 3 - torch.arange(10.0)
+    dz = torch.randn(64, 10) * 0.5
+
+    def loss(count: int | None) -> float:
+        along = directions(z, "kl", count, True, torch.Generator())
+        return along.loss(torch.einsum("knc,nc->kn", along.vectors, dz))
+
+    assert loss(None) == loss(5)
+    assert loss(None) == pytest.approx(divergence(z, z + dz, "kl"), rel=0.1)
+    assert loss(1) == 0
+
+
 def test_divergence_is_that_of_torch():
     z, other = torch.randn(4, 5), torch.randn(4, 5)
     expected = F.kl_div(other.log_softmax(1), z.softmax(1), reduction="sum")
