@@ -65,7 +65,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
         help="2: activations first, with 5 weight bases for half of --epochs; then with M (%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--start", type=Path, metavar="FILE",
+        "--start-from", type=Path, metavar="FILE", dest="start",
         help="checkpoint.pt of an earlier run, of any M and N: begin with its weights instead of the float ones",
     )  # fmt: skip
     group.add_argument(

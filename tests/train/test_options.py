@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from abcfx.config import Config
 from abcfx.train import options
@@ -27,3 +28,15 @@ def parsed(*arguments: str) -> argparse.Namespace:
 )  # fmt: skip
 def test_every_option_reaches_the_configuration(arguments: str, config: Config) -> None:
     assert options.make_config(parsed(*arguments.split())) == config
+
+
+def test_torchrun_takes_no_option_of_the_scripts_for_its_own() -> None:
+    """It looks at all of them, and stops where one could be short for several of its own, as --start was."""
+    parser = argparse.ArgumentParser()
+    options.add_model_options(parser)
+    options.add_recipe_options(parser, 1, "crop")
+    options.add_run_options(parser, "out")
+    ours = {name for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    theirs = {name for action in get_args_parser()._actions for name in action.option_strings}
+    assert len(ours) > 30
+    assert [(name, other) for name in ours - theirs for other in theirs if other.startswith(name)] == []
