@@ -4,9 +4,10 @@
     torchrun --nproc-per-node 2 examples/train_cifar10.py ...        the same, shared by two processes
 
 The float model is evaluated, quantized, calibrated on a few training images, and then all its parameters (weights,
-batch norm, activation levels) are trained. DIR gets checkpoint.pt, history.csv, curves.png, telemetry.csv, result.json,
-model.pt and model.abc (docs/training.md). Ctrl-C saves; the same command with --resume goes on exactly there, also
-after a kill. Without --weights a float model is trained first, for --float-epochs.
+batch norm, activation levels) are trained, towards the float model's outputs and those of its blocks. DIR gets
+checkpoint.pt, history.csv, curves.png, telemetry.csv, result.json, model.pt and model.abc (docs/training.md). Ctrl-C
+saves; the same command with --resume goes on exactly there, also after a kill. Without --weights a float model is
+trained first, for --float-epochs.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.add_model_options(parser)
     options.add_recipe_options(parser, epochs=20, augment="crop")
     options.add_run_options(parser, "cifar10_run")
+    parser.set_defaults(distill_weight=1.0, temperature=4.0, follow_blocks=3.0)  # docs/training.md, The recipe
     return parser.parse_args(arguments)
 
 
