@@ -8,7 +8,7 @@ Hints for Thin Deep Nets"), whose student is another network.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ class BlockOutputs:
             self._seen.outputs.clear()
 
 
-def _keeper(seen: _Seen, name: str):
+def _keeper(seen: _Seen, name: str) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
     # a function and not a bound method: copies of the model share it instead of copying what was seen
     def keep(module: nn.Module, arguments: tuple, output: Tensor | tuple) -> None:
         if seen.recording:
