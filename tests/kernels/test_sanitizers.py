@@ -1,7 +1,7 @@
 """The kernel tests again, one case in three, on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer.
 
 Python is not built with them, so the run-time library has to be loaded before everything else; leaks are not looked
-for, since Python's own would drown them, and no kernel allocates. All cases, in ten minutes:
+for, since Python's own would drown them, and no kernel allocates. All cases:
 
     ABCFX_SANITIZED_PART=1 pytest tests/kernels/test_sanitizers.py
 """
@@ -22,7 +22,7 @@ from build_kernels import CSRC, HERE, compile_kernel, compile_kernels, compiler,
 from kernel_abi import OTHER
 
 # A report ends the process: a test must not pass because nobody read what was printed.
-# Without optimization: what is checked is compiled four times as fast and run once.
+# Without optimization: it compiles in a third of the time, and the kernels are not what the tests wait for.
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O0", "-fPIC"]
 PROBLEMS = 30
 PART = int(os.environ.get("ABCFX_SANITIZED_PART", "3"))

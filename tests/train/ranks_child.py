@@ -17,7 +17,7 @@ def a_trainer(levels: str, ranks: Ranks) -> Trainer:
     torch.manual_seed(3)
     model = abcfx.quantize_model(TinyNet(norm=False), 2, 2, levels=levels)
     abcfx.calibrate(model, tiny_data().calibration_batches(64), progress=False)
-    recipe = Recipe(2, 0.01, batch=16, follow_blocks=2.0)
+    recipe = Recipe(2, 0.01, batch=16, follow_blocks=1.0)
     return Trainer(model, tiny_data(), recipe, seed=1, teacher=TinyNet(False), ranks=ranks)
 
 
