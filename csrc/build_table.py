@@ -13,6 +13,8 @@ INCLUDE = ROOT / "include"
 STANDARD = ["-std=c++20", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off"]
 COMMON = ["-O3", "-g0", *STANDARD]
 
+AVX512_BW = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma")
+
 # What a file needs besides COMMON, by its name. Which of the variants runs is decided on the user's machine, so these
 # instructions must stay in the file that asks for them.
 FLAGS = {
@@ -21,10 +23,8 @@ FLAGS = {
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq", "-mavx2", "-mfma"),
         "-Wno-maybe-uninitialized",  # gcc 12: false alarms from its own intrinsics
     ],
-    "x86_avx512bw.cpp": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
-        "-Wno-maybe-uninitialized",
-    ],
+    "x86_avx512bw.cpp": [*AVX512_BW, "-Wno-maybe-uninitialized"],
+    "x86_amx.cpp": [*AVX512_BW, "-Wno-maybe-uninitialized"],  # functions with tile instructions name them themselves
 }
 
 # The start of a file's name says on which processors it is compiled; every other file is compiled on all.

@@ -142,6 +142,8 @@ def test_rates_by_name():
     assert rates_for("avx2") is RATES["avx2"]
     assert rates_for("avx512vpopcnt_x2") is RATES["avx512vpopcnt"]
     assert rates_for("reference") is RATES["portable"]
+    assert rates_for("avx512vpopcnt", "amx") is RATES["avx512vpopcnt amx"]
+    assert rates_for("avx2", "amx") is RATES["avx2"]
 
 
 def test_fit_finds_the_rates_that_made_the_timings():

@@ -19,7 +19,7 @@ convolution = Symbol("convolution", nonnegative=True)  # 1 for a convolution, 0 
 ghz, efficiency, kernel_us, float_us = symbols("ghz efficiency kernel_us float_us", positive=True)
 bandwidth, cache_bandwidth, cache_mb = symbols("bandwidth cache_bandwidth cache_mb", positive=True)
 xnor_mac, xnor_sum, pack_value, pack_plane = symbols("xnor_mac xnor_sum pack_value pack_plane", positive=True)
-lookup, table_value, lut_sum = symbols("lookup table_value lut_sum", positive=True)
+lookup, table_value, lut_sum, spread = symbols("lookup table_value lut_sum spread", positive=True)
 linear_mac, convolution_mac, reorder, quantize = symbols("linear_mac convolution_mac reorder quantize", positive=True)
 
 WORD, LANES, TABLE_DEPTH = 64, 8, 8
@@ -78,12 +78,14 @@ def lut() -> Expr:
     tables   ⌈N/5⌉ for coded levels; N for thermometer levels, whose planes have scales of their own
     vectors  of 32 bytes that hold 8 weight bits of every output channel of a group and of all M planes
     lut_sum  cycles to widen and add up one byte of such a vector
+    spread   cycles to make signed bytes of the eight weights of a byte, where tiles want them; else 0
     """
     depth_bytes = taps * ceiling(channels / TABLE_DEPTH)
     places = tables * groups * rows * vectors
     weight_bytes = groups * vectors * depth_bytes * 32
     product = _larger(_seconds(places * (2 * depth_bytes / lookup + 32 * lut_sum)), _streamed(weight_bytes))
-    return pack() + _seconds(tables * values * table_value) + product + 2 * kernel_us / 10**6
+    operands = tables * (values * table_value + weight_bytes * spread)
+    return pack() + _seconds(operands) + product + 2 * kernel_us / 10**6
 
 
 def float_op() -> Expr:

@@ -20,6 +20,7 @@ class Rates:
     pack_value       cycles to pack a value                      pack_plane       … and for each plane
     lookup           table lookups a cycle (32 channels × 4 values each)
     table_value      cycles a value to make a table              lut_sum          cycles to add up a byte
+    spread           cycles a byte of weights to make signed bytes of its bits (tiles; 0: tables need none)
     linear_mac       f32 multiply-adds a cycle, linear           convolution_mac  … and convolutions
     reorder          cycles a weight at each float convolution   quantize         cycles a value and elementwise pass
     """
@@ -42,6 +43,7 @@ class Rates:
     convolution_mac: float
     reorder: float
     quantize: float
+    spread: float = 0.0
 
 
 RATES: dict[str, Rates] = {
@@ -53,6 +55,14 @@ RATES: dict[str, Rates] = {
         xnor_mac=350, xnor_sum=0.35,
         pack_value=0.6, pack_plane=0.2, lookup=1.35, table_value=0.8, lut_sum=0.5,
         linear_mac=22, convolution_mac=29, reorder=0.8, quantize=0.8,
+    ),
+    # Intel Sapphire Rapids, tiles in the place of tables: fitted to 96 layers of 12 rows or more, xnor, lut and float,
+    # six (M, N) from (1, 1) to (5, 5), 2 cores of a shared machine (docs/cost.md)
+    "avx512vpopcnt amx": Rates(
+        ghz=3.0, efficiency=0.95, bandwidth=20, cache_bandwidth=60, cache_mb=16, kernel_us=30, float_us=60,
+        xnor_mac=397, xnor_sum=0.44,
+        pack_value=1.05, pack_plane=0.016, lookup=2.52, table_value=0.76, lut_sum=0.012, spread=0.62,
+        linear_mac=23.8, convolution_mac=26.7, reorder=3.6, quantize=0.8,
     ),
     # AMD Zen 4, 2 cores of a shared machine: fitted to 252 timings of 14 layers, six (M, N) from (1, 1) to (5, 5)
     # (docs/cost.md); quantize as above
@@ -119,11 +129,13 @@ RATES: dict[str, Rates] = {
 }  # fmt: skip
 
 
-def rates_for(variant: str) -> Rates:
-    """The row of a kernel variant on processors of this vendor; else of the variant whose name it begins with; else the
-    portable one."""
-    name = f"{variant} {vendor()}"
-    return RATES[max((known for known in RATES if name.startswith(known)), key=len, default="portable")]
+def rates_for(variant: str, table: str = "") -> Rates:
+    """The row of a machine's kernels: of the variant of the popcount kernel on processors of this vendor, or of the pair
+    where that of the table kernel has one; else of the variant whose name it begins with; else the portable one."""
+    names = (f"{variant} {table}", f"{variant} {vendor()}")
+    if names[0] in RATES:
+        return RATES[names[0]]
+    return RATES[max((known for known in RATES if names[1].startswith(known)), key=len, default="portable")]
 
 
 @cache

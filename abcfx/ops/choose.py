@@ -85,7 +85,7 @@ def float_and_forms_ms(workload: Workload, plan: LayerPlan, device: torch.device
         from abcfx.ops.candidates import measure  # it runs the layers, which ask this file
 
         return measure(workload, plan, [*applies, "float"]), True
-    predicted = predict(workload.dims(plan, threads), rates_for(variants[0]))
+    predicted = predict(workload.dims(plan, threads), rates_for(*variants))
     return {form: predicted[form] for form in [*applies, "float"]}, False
 
 
@@ -127,7 +127,7 @@ def _choose(
         ms = measure(workload, plan, forms)
     else:
         tune = False
-        predicted = predict(workload.dims(plan, threads), rates_for(variant))
+        predicted = predict(workload.dims(plan, threads), rates_for(*variants))
         ms = {form: predicted[form] for form in forms}
     best = min(ms, key=ms.__getitem__)
     products = plan.weight_bases * plan.activation_bases

@@ -80,7 +80,8 @@ def milliseconds(met: Met, plans: Sequence[LayerPlan], device: torch.device, cos
 
 def rest(found: Mapping[str, Met]) -> float:
     """One elementwise pass over the output of each call, in ms."""
-    rates, threads = rates_for(library.kernel_variant()), torch.get_num_threads()
+    variants, threads = runs_on(torch.device("cpu"))
+    rates = rates_for(*variants)
     total = 0.0
     for values in (count for met in found.values() for count in met.outputs):
         ms = predict(Dims(1, 8, 1, values=values, threads=threads), rates)
@@ -91,7 +92,7 @@ def rest(found: Mapping[str, Met]) -> float:
 def _call(workload: Workload, plans: Sequence[LayerPlan], device: torch.device, cost: str) -> tuple[float, list[float]]:
     variants, _ = runs_on(device)
     forms = [form for form, reason in methods(workload, device.type, variants).items() if reason is None]
-    predicted = predict(_dims(workload), rates_for(variants[0]))
+    predicted = predict(_dims(workload), rates_for(*variants))
     if forms == ["dense"]:
         return predicted["float"], [predicted["dense"]] * len(plans)
     if cost == "predicted":
@@ -109,7 +110,7 @@ def _quantized(workload: Workload, plan: LayerPlan, device: torch.device) -> flo
     if choice.form in choice.ms:
         return choice.ms[choice.form]
     variants, threads = runs_on(device)
-    return predict(workload.dims(plan, threads), rates_for(variants[0]))[choice.form]
+    return predict(workload.dims(plan, threads), rates_for(*variants))[choice.form]
 
 
 def _dims(workload: Workload) -> Dims:

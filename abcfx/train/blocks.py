@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from abcfx.layers import ABCLayer
 
+Distance = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
+
 SMALLEST_NORM = 1e-6  # mean square of a block's output: below it nothing is divided by it
 
 

@@ -23,6 +23,7 @@ from abcfx.data import Dataset
 from abcfx.packed import save_packed
 from abcfx.train.augment import augmented_batches
 from abcfx.train.bases import trained_copy
+from abcfx.train.blocks import block_distance
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.evaluate import evaluate, reestimate_batch_norm
 from abcfx.train.loop import Trainer
@@ -39,7 +40,7 @@ class Run:
 
     out             folder of the results            resume        go on from its checkpoint
     calibration     training images to calibrate on  norm_images   to take batch-norm statistics from again at the end
-    distill         follow the float model           compiled      torch.compile(model, backend="abc")
+    distill         follow the float model           compiled      torch.compile of model (backend="abc") and teacher
     start           checkpoint of an earlier run to begin with, of any M and N (start.py)
     stages          2: train first with FIRST_STAGE_BASES weight bases, so that activations are quantized alone, for
                     half of the epochs; then with config.M for all of them
@@ -123,12 +124,13 @@ class FineTuning:
         return calibrate(model, self.data.calibration_batches(self.how.calibration), progress=False)
 
     def session(self, config: Config, recipe: Recipe, model: nn.Module, out: Path, name: str) -> Session:
-        how = self.how
-        trainer = Trainer(
-            model, self.data, recipe, seed=how.seed, ranks=how.ranks,
-            teacher=self.float_model if how.distill else None,
-            forward=torch.compile(model, backend="abc") if how.compiled else None,
-        )  # fmt: skip
+        how, teacher = self.how, self.float_model if self.how.distill else None
+        compiled: dict[str, Any] = {}
+        if how.compiled:
+            compiled = {"forward": torch.compile(model, backend="abc"), "distance": torch.compile(block_distance)}
+            # its weights never change, so that batch norms can be multiplied into them
+            teacher = teacher and torch.compile(teacher, options={"freezing": True})
+        trainer = Trainer(model, self.data, recipe, seed=how.seed, ranks=how.ranks, teacher=teacher, **compiled)
         return Session(
             trainer, out, name=name, settings=self.settings(config, recipe), console=self.console,
             save_minutes=how.save_minutes, goal=self.float_accuracy,

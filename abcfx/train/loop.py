@@ -14,9 +14,10 @@ from abcfx.data import Dataset
 from abcfx.layers import ABCLayer
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts
 from abcfx.train.augment import Draws, prepared
-from abcfx.train.blocks import BlockOutputs, block_distance, block_names
+from abcfx.train.blocks import BlockOutputs, Distance, block_distance, block_names
 from abcfx.train.distill import training_loss
 from abcfx.train.distributed import ALONE, Ranks
+from abcfx.train.precision import rounded_products
 from abcfx.train.recipe import Recipe, make_optimizer
 
 SMALLEST_STEP = 1e-6  # of coded activation levels: 1/Δ is computed, and a negative Δ would turn the codes around
@@ -49,6 +50,7 @@ class Trainer:
 
     teacher   a float model whose outputs are followed; run in eval mode, never trained
     forward   what to call instead of `model`, for instance its compiled form, which shares its parameters
+    distance  what to call instead of blocks.block_distance, likewise
     ranks     the processes that share each batch (distributed.py); recipe.batch is that of all together
 
     Raises DivergedError, naming the step, when the loss becomes NaN or infinite.
@@ -63,6 +65,7 @@ class Trainer:
         seed: int = 0,
         teacher: nn.Module | None = None,
         forward: Callable[[Tensor], Tensor] | None = None,
+        distance: Distance = block_distance,
         ranks: Ranks = ALONE,
     ) -> None:
         ranks.check_batch(recipe.batch)
@@ -71,6 +74,7 @@ class Trainer:
         self.model, self.data, self.recipe, self.seed = model, data, recipe, seed
         self.teacher = None if teacher is None else teacher.eval()
         self.forward = model if forward is None else forward  # a compiled model has no truth value
+        self.distance = distance
         self.optimizer = make_optimizer(model, recipe)
         self.step = 0
         self.loss_sum, self.right = 0.0, 0  # since the epoch began
@@ -143,6 +147,7 @@ class Trainer:
         """Loss and outputs of one batch; the gradients are left in the parameters."""
         followed = None
         with ExitStack() as stack:
+            stack.enter_context(rounded_products(self.recipe.products))
             seen = [stack.enter_context(blocks.recording()) for blocks in self._blocks]
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
                 output = self.forward(images)
@@ -151,9 +156,9 @@ class Trainer:
                         followed = self.teacher(images).float()
             loss = training_loss(output.float(), labels, followed, self.recipe)
             if seen:
-                loss = loss + self.recipe.follow_blocks * block_distance(*seen)
-        self.optimizer.zero_grad()
-        loss.backward()
+                loss = loss + self.recipe.follow_blocks * self.distance(*seen)
+            self.optimizer.zero_grad()
+            loss.backward()
         return loss, output.detach()
 
     def next_batch(self) -> tuple[Tensor, Tensor]:

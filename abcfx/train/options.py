@@ -19,7 +19,7 @@ from abcfx.planner import BudgetPlan
 from abcfx.train.distributed import Ranks
 from abcfx.train.finetune import Run
 from abcfx.train.loop import DivergedError
-from abcfx.train.recipe import AUGMENTS, OPTIMIZERS, Recipe
+from abcfx.train.recipe import AUGMENTS, OPTIMIZERS, PRODUCTS, Recipe
 from abcfx.train.signals import Stopped
 
 RATES = {"sgd": 0.01, "adamw": 1e-3}
@@ -53,6 +53,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     group.add_argument("--level-rate", type=float, default=1.0, help="factor on --lr for levels (%(default)s)")
     group.add_argument("--label-smoothing", type=float, default=0.0, help="%(default)s")
     group.add_argument("--augment", choices=AUGMENTS, default=augment, help="crop means flip too (%(default)s)")
+    group.add_argument(
+        "--products", choices=PRODUCTS, default=PRODUCTS[0],
+        help="of float layers, teacher and gradients: bf16 rounds their operands, faster with AMX (%(default)s)",
+    )  # fmt: skip
     group.add_argument("--distill", action=argparse.BooleanOptionalAction, default=True, help="follow the float model")
     group.add_argument("--distill-weight", type=float, default=0.5, help="of the teacher in the loss (%(default)s)")
     group.add_argument("--temperature", type=float, default=3.0, help="of the distillation (%(default)s)")
@@ -98,7 +102,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         args.epochs, RATES[args.optimizer] if args.lr is None else args.lr, args.batch, args.optimizer,
         weight_decay=args.weight_decay, warmup=args.warmup, level_rate=args.level_rate, augment=args.augment,
         label_smoothing=args.label_smoothing, distillation=args.distill_weight, temperature=args.temperature,
-        follow_blocks=args.follow_blocks,
+        follow_blocks=args.follow_blocks, products=args.products,
     )  # fmt: skip
 
 

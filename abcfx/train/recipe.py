@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 OPTIMIZERS = ("sgd", "adamw")
+PRODUCTS = ("f32", "bf16")
 AUGMENTS = ("crop", "flip", "none")
 LEVELS = ("activation_scale", "activation_shift")  # the learned constants of a quantized layer
 
@@ -27,6 +28,8 @@ class Recipe:
     follow_blocks     weight of the distance of block outputs from those of the teacher (blocks.py); 0 for none
     augment           "crop" (a random crop after padding by `pad`, and half of them mirrored), "flip" or "none"
     autocast          bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
+    products          "bf16": operands of float convolutions and matrix products are rounded to bfloat16 in training
+                      steps, sums stay float32; as before on processors without such instructions
 
     Raises ValueError with the field's name for a value out of range.
     """
@@ -46,9 +49,10 @@ class Recipe:
     augment: str = "crop"
     pad: int = 4
     autocast: bool = False
+    products: str = "f32"
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("augment", AUGMENTS)):
+        for name, known in (("optimizer", OPTIMIZERS), ("augment", AUGMENTS), ("products", PRODUCTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("warmup", "label_smoothing", "distillation", "momentum"):

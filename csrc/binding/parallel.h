@@ -160,6 +160,16 @@ inline Cut cut_of(const abcfx_bgemm_args& args, int64_t threads) {
   return {rows, row_step, blocks, std::max<int64_t>(ceil_div(ceil_div(blocks, col_parts), 4) * 4, 1)};
 }
 
+/// Every task of a tile product spreads its weights, which is worth it for a hundred rows or more, so columns are split
+/// before rows.
+inline Cut cut_of_tiles(int64_t rows, int64_t unit, int64_t blocks, int64_t wanted) {
+  constexpr int64_t ENOUGH_ROWS = 256, FEW_ROWS = 64;
+  const int64_t large = std::clamp<int64_t>(rows / ENOUGH_ROWS, 1, wanted);
+  const int64_t col_tasks = std::min(blocks, ceil_div(wanted, large));
+  const int64_t row_tasks = std::clamp<int64_t>(rows / FEW_ROWS, 1, ceil_div(wanted, col_tasks));
+  return {rows, ceil_div(ceil_div(rows, row_tasks), unit) * unit, blocks, ceil_div(blocks, col_tasks)};
+}
+
 /// Every task of a lookup product makes its own tables, so rows are split before columns, by whole output lines where
 /// there are several. Columns are split if the rows do not keep the threads busy, or if the weights of a task would not
 /// stay in the second cache.
@@ -173,6 +183,7 @@ inline Cut cut_of(const abcfx_lut_args& args, int64_t threads) {
   const int64_t vectors = abcfx_lut_vectors(product.weight_bases, product.cols, lanes);
   const int64_t block_bytes = vectors * plane * lanes;
   const int64_t wanted = tasks_for_work(rows * (blocks * block_bytes / 64 + plane), threads);
+  if (abcfx_lut_tiled()) return cut_of_tiles(rows, product.images * product.out_h > 1 ? product.out_w : 1, blocks, wanted);
 
   const int64_t unit = product.images * product.out_h > 1 ? product.out_w : 6;  // 6: the rows of a tile
   const int64_t units = ceil_div(rows, unit);

@@ -2,6 +2,14 @@
 
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace {
 
 struct Feature {
@@ -10,6 +18,18 @@ struct Feature {
 };
 
 #if defined(__x86_64__)
+/// Bit `bit` of EDX of leaf 7, if Linux lets this process have tile registers: one has to ask.
+bool tiles(int bit) {
+#if defined(__linux__)
+  constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+  static const bool allowed = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> bit & 1) && allowed;
+#else
+  return false;
+#endif
+}
+
 // __builtin_cpu_supports takes literals only, and spells some names without the underscore of Linux.
 const Feature* features(int* count) {
   static const Feature list[] = {
@@ -21,6 +41,8 @@ const Feature* features(int* count) {
       {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
       {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},
       {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
+      {"amx_tile", tiles(24)},
+      {"amx_int8", tiles(25)},
       {"avx512_vpopcntdq", __builtin_cpu_supports("avx512vpopcntdq") != 0},
   };
   *count = sizeof(list) / sizeof(list[0]);

@@ -91,7 +91,8 @@ def test_predictions_are_those_of_the_cost_model(explanation: Explanation, quant
 
     geometry = ((2, 2), (1, 1), (1, 1), False, (0, 0), 1)
     work = Workload.convolution((128, 64, 3, 3), torch.float32, (2, 64, 16, 16), geometry, compiled=True)
-    want = predict(work.dims(quantized.down.plan, torch.get_num_threads()), rates_for(library.kernel_variant("bgemm")))
+    rates = rates_for(library.kernel_variant("bgemm"), library.kernel_variant("lut"))
+    want = predict(work.dims(quantized.down.plan, torch.get_num_threads()), rates)
     down = rows(explanation)["down"]
     assert down.predicted_ms == want["xnor"]
     assert down.predicted_float_ms == want["float"]

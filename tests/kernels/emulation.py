@@ -1,4 +1,4 @@
-"""The AVX-512 kernels on machines without AVX-512: the real sources, compiled with emulated/immintrin.h.
+"""The AVX-512 and AMX kernels on machines without these instructions: the real sources, compiled with emulated/immintrin.h.
 
 The header writes each intrinsic as a loop, so what runs is the kernels' own logic. It says nothing about speed.
 """
@@ -19,7 +19,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
-SOURCES = sorted((CSRC / "cpu").glob("*/x86_avx512*.cpp"))
+SOURCES = sorted([*(CSRC / "cpu").glob("*/x86_avx512*.cpp"), *(CSRC / "cpu").glob("*/x86_amx.cpp")])
 FLAGS = [
     "-std=c++20",
     "-shared",
@@ -45,7 +45,7 @@ def build(target: Path, sources: list[Path], *flags: str) -> ctypes.CDLL:
     """One shared library, its functions visible. Without flags of a real CPU the intrinsics are the emulated ones."""
     command = compiler()
     if command is None:
-        pytest.skip("no C++ compiler to build the emulated AVX-512 kernels")
+        pytest.skip("no C++ compiler to build the emulated kernels")
     flags = flags or ("-O1", f"-I{HERE / 'emulated'}")
     run = subprocess.run(
         [*command, *FLAGS, *flags, *map(str, sources), "-o", str(target)], capture_output=True, text=True, check=False
@@ -56,7 +56,7 @@ def build(target: Path, sources: list[Path], *flags: str) -> ctypes.CDLL:
 
 @cache
 def kernels() -> ctypes.CDLL:
-    """Every AVX-512 source of csrc/cpu, emulated. Built once per session; the loaded file needs no name afterwards."""
+    """Every AVX-512 and AMX source of csrc/cpu, emulated. Built once per session; the loaded file needs no name afterwards."""
     with tempfile.TemporaryDirectory() as directory:
         return build(Path(directory) / "emulated.so", SOURCES)
 

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from abcfx.ops import library
 
-NATIVE = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq", "-O1", "-Wno-uninitialized"]
+NATIVE = [
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq", "-mamx-tile", "-mamx-int8"),
+    *("-O1", "-Wno-uninitialized"),
+]
 
 
 @pytest.fixture(scope="module", params=["emulated", "native"])
@@ -164,3 +167,21 @@ def test_masks_touch_nothing_else(intrinsics: ctypes.CDLL, count: int, kind: typ
     getattr(intrinsics, f"store_{count}")(P(source.data_ptr()), kind(mask), P(out.fill_(7.0).data_ptr()))
     written = torch.tensor([mask >> i & 1 for i in range(16)]).bool()
     assert torch.equal(out, torch.where(written, source, torch.tensor(7.0)))
+
+
+def test_tiles(intrinsics: ctypes.CDLL, request: pytest.FixtureRequest) -> None:
+    """Products of signed bytes, four at a time; rows and bytes past the configured ones are neither read nor written."""
+    if "native" in request.node.callspec.id and (missing := library.variants("lut").get("amx", "AMX")) is not None:
+        pytest.skip(f"CPU lacks {missing}")
+    config = torch.zeros(64, dtype=torch.uint8)
+    config[0] = 1  # the palette
+    for tile, (rows, row_bytes) in enumerate([(5, 28), (5, 24), (6, 28)]):
+        config[16 + 2 * tile], config[48 + tile] = row_bytes, rows
+    a, b = (torch.randint(-128, 128, (16, 64), dtype=torch.int8) for _ in range(2))
+    a[0], b[:, 0] = -128, -128
+    sums = torch.randint(-100, 100, (16, 16), dtype=torch.int32)
+    wanted = sums.clone()
+    columns = b[:6, :28].view(6, 7, 4).permute(0, 2, 1).reshape(24, 7)
+    wanted[:5, :7] += a[:5, :24].int() @ columns.int()
+    intrinsics.tile_product(*(P(t.data_ptr()) for t in (config, a, b, sums)))
+    assert torch.equal(sums, wanted)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abcfx.ops.kernel_weights import pack_weights, weight_signs
 
-VARIANTS = ("avx512bw", "avx2", "reference", "avx512bw emulated")
+VARIANTS = ("amx", "avx512bw", "avx2", "reference", "avx512bw emulated", "amx emulated")
 LUT = structure("abcfx_lut_args", "product w channels scratch", {"product": BGEMM, "w": P, "scratch": P})
 LUT_PACK = structure(
     "abcfx_lut_pack_args",
@@ -29,6 +29,11 @@ MORE = [
     Case(64, 2, 2, cols=16, kernel=(1, 1), stride=(2, 2), size=(9, 9), images=2),
     Case(16, 2, 2, cols=16, kernel=(3, 3), size=(60, 60)),  # several strips
     Case(4096, 1, 5, cols=8, size=(1, 3)),
+    Case(64, 2, 2, cols=40, size=(7, 7), kernel=(3, 3), images=9),  # several images share a batch of tiles
+    Case(8, 1, 6, kernel=(3, 1), stride=(2, 1), size=(300, 1), images=2),  # more lines of one pixel than a batch has tiles
+    Case(16, 1, 7, size=(1, 1100)),
+    Case(80, 2, 8, cols=64, kernel=(3, 3), stride=(2, 2), size=(33, 35)),
+    Case(3000, 3, 2, cols=20, size=(1, 50)),  # more steps than a chunk
     *(Case(48, m, 2, cols=16, kernel=(3, 3), size=(6, 9)) for m in (1, 2, 3, 4)),
     Case(16, 3, 3, cols=32, kernel=(3, 3), groups=2, size=(6, 9)),
 ]
@@ -65,7 +70,7 @@ class Lookup:
 
 def lut_lanes(name: str) -> int:
     variant("lut", name)
-    if name == "avx512bw emulated":
+    if name.endswith(" emulated"):
         return 64  # the library says 0 where the CPU lacks the instructions
     return handle().abcfx_lut_lanes(name.encode())
 

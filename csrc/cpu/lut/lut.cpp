@@ -1,7 +1,7 @@
 #include "abcfx/lut.h"
 
 #include "../variants.h"
-#include "plan.h"
+#include "tiles.h"
 
 extern "C" {
 #define ABCFX_KERNEL(name, needs, lanes) int abcfx_lut_##name(const struct abcfx_lut_args* args);
@@ -41,7 +41,13 @@ int64_t abcfx_lut_lanes(const char* name) {
   return variant ? lanes_of[variant - list] : 0;
 }
 
-int64_t abcfx_lut_scratch_bytes(const abcfx_lut_args* args) { return scratch_bytes(*args); }
+int abcfx_lut_tiled(void) { return strcmp(chosen()->name, "amx") == 0; }
+
+// Enough for every variant: that of tiles leaves calls of few rows to that of tables.
+int64_t abcfx_lut_scratch_bytes(const abcfx_lut_args* args) {
+  const int64_t tables = scratch_bytes(*args), tiles = tile_scratch_bytes(*args);
+  return tables > tiles ? tables : tiles;
+}
 int64_t abcfx_lut_vectors(int64_t weight_bases, int64_t cols, int64_t lanes) {
   return vectors_of(weight_bases, cols, lanes);
 }

@@ -31,14 +31,14 @@ struct Digits {
   Digit list[ABCFX_MAX_BASES];
 };
 
-/// Runs of planes whose beta doubles, split into the fewest digits of about the same size.
-static inline Digits digits_of(const abcfx_bgemm_args& args) {
+/// Runs of planes whose beta doubles, split into the fewest digits of about the same size, of at most `most` planes.
+static inline Digits digits_of(const abcfx_bgemm_args& args, int most) {
   Digits digits = {};
   const int bases = (int)args.activation_bases;
   for (int first = 0; first < bases;) {
     int end = first + 1;
     while (end < bases && args.beta[end] == 2.0f * args.beta[end - 1]) ++end;
-    int parts = (end - first + MAX_DIGIT - 1) / MAX_DIGIT;
+    int parts = (end - first + most - 1) / most;
     for (; parts > 0; --parts) {
       const int planes = (end - first + parts - 1) / parts, top = (1 << planes) - 1;
       digits.list[digits.count++] = Digit{first, planes, top, 255 / (8 * top)};
@@ -55,6 +55,8 @@ struct Shape {
   int64_t chunk_pairs;  ///< at most so many at a time
   int64_t step_h, step_w;    ///< pixels of the table region from an output to the next
   int64_t reach_h, reach_w;  ///< pixels of the region that one output needs
+  int64_t pixel_bytes;       ///< of a chunk of channels of one pixel of the region
+  int64_t tile_rows;         ///< outputs that are computed at once
 };
 
 static inline int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -80,6 +82,8 @@ static inline Shape shape_of(const abcfx_lut_args& args) {
   } else {
     shape.chunk_pairs = most >= 4 ? ceil_of(ceil_of(shape.pairs, chunks), 4) * 4 : most;
   }
+  shape.pixel_bytes = shape.chunk_pairs * PAIR_BYTES;
+  shape.tile_rows = TILE_ROWS;
   return shape;
 }
 
@@ -105,7 +109,7 @@ static inline int64_t outputs_in(int64_t room, int64_t reach, int64_t step) {
 /// The next strip from `row` on: whole lines of one image if they fit, else a piece of a line.
 static inline Strip strip_at(const abcfx_bgemm_args& args, const Shape& shape, int64_t row) {
   const Cursor at = cursor_at(args, row);
-  const int64_t pixel = shape.chunk_pairs * PAIR_BYTES, left = args.row_end - row;
+  const int64_t pixel = shape.pixel_bytes, left = args.row_end - row;
   const int64_t line_bytes = region_w(shape, args.out_w) * pixel;
   int64_t lines = left / args.out_w < args.out_h - at.y ? left / args.out_w : args.out_h - at.y;
   if (at.x == 0 && lines >= 1 && line_bytes * shape.reach_h <= STRIP_BYTES) {
@@ -115,13 +119,13 @@ static inline Strip strip_at(const abcfx_bgemm_args& args, const Shape& shape, i
   }
   const int64_t rest = left < args.out_w - at.x ? left : args.out_w - at.x;
   const int64_t fit = outputs_in(STRIP_BYTES / (pixel * shape.reach_h), shape.reach_w, shape.step_w);
-  const int64_t tiles = fit >= TILE_ROWS ? fit / TILE_ROWS * TILE_ROWS : fit;
+  const int64_t tiles = fit >= shape.tile_rows ? fit / shape.tile_rows * shape.tile_rows : fit;
   return Strip{at.n, at.y, at.x, 1, rest < tiles ? rest : tiles};
 }
 
 /// Tables of the largest strip, then the scales of every block in range.
 static inline int64_t table_bytes(const Shape& shape) {
-  const int64_t least = shape.reach_h * shape.reach_w * shape.chunk_pairs * PAIR_BYTES;
+  const int64_t least = shape.reach_h * shape.reach_w * shape.pixel_bytes;
   return (least > STRIP_BYTES ? least : STRIP_BYTES) + 64;
 }
 

@@ -278,7 +278,7 @@ static int run_product(const abcfx_lut_args& args) {
   work.vectors = ceil_of(product.weight_bases, work.fold);
   work.tables = (uint8_t*)args.scratch;
   work.scales = (float*)(work.tables + table_bytes(work.shape) / 64 * 64);
-  const Digits digits = digits_of(product);
+  const Digits digits = digits_of(product, MAX_DIGIT);
   for (int d = 0; d < digits.count; ++d) {
     work.digit = digits.list[d];
     run_digit<V>(work, d == 0);

@@ -53,6 +53,9 @@ ABCFX_API const char* abcfx_lut_missing(int index);
 /// Output channels in a block of the variant that runs (or of the one of this name): 32 or 64; 0 for an unknown name.
 ABCFX_API int64_t abcfx_lut_lanes(const char* name);
 
+/// Whether the variant that runs multiplies in tiles (docs/lookup.md), whose calls want many rows.
+ABCFX_API int abcfx_lut_tiled(void);
+
 /// Vectors a block, as above.
 ABCFX_API int64_t abcfx_lut_vectors(int64_t weight_bases, int64_t cols, int64_t lanes);
 

@@ -281,6 +281,22 @@ EMULATED __m512i _mm512_slli_epi16(__m512i a, unsigned count) {
 EMULATED __m512i _mm512_srli_epi16(__m512i a, unsigned count) {
   return count > 15 ? __m512i{} : (__m512i)((emulated::u16x32)a >> (uint16_t)count);
 }
+EMULATED __m512i _mm512_srli_epi32(__m512i a, unsigned count) {
+  return count > 31 ? __m512i{} : (__m512i)((emulated::u32x16)a >> count);
+}
+EMULATED __m512i _mm512_load_si512(const void* source) { return _mm512_loadu_si512(source); }
+EMULATED void _mm512_store_si512(void* target, __m512i a) { _mm512_storeu_si512(target, a); }
+EMULATED void _mm512_mask_storeu_epi8(void* target, __mmask64 mask, __m512i a) {
+  for (int i = 0; i < 64; ++i) {
+    if (mask >> i & 1) memcpy((char*)target + i, (const char*)&a + i, 1);
+  }
+}
+EMULATED __m512i _mm512_mask_sub_epi8(__m512i source, __mmask64 mask, __m512i a, __m512i b) {
+  emulated::u8x64 v = (emulated::u8x64)source;
+  const emulated::u8x64 difference = (emulated::u8x64)a - (emulated::u8x64)b;
+  for (int i = 0; i < 64; ++i) v[i] = mask >> i & 1 ? difference[i] : v[i];
+  return (__m512i)v;
+}
 EMULATED __m512i _mm512_shuffle_epi8(__m512i table, __m512i index) {
   return (__m512i)emulated::shuffle((emulated::u8x64)table, (emulated::u8x64)index);
 }
@@ -370,6 +386,7 @@ EMULATED __m512 _mm512_cvtph_ps(__m256i a) {
 // 128 and 256-bit integers: lut's tables
 EMULATED __m128i _mm_loadu_si128(const __m128i* source) { return emulated::load<__m128i>(source); }
 EMULATED __m256i _mm256_load_si256(const __m256i* source) { return emulated::load<__m256i>(source); }
+EMULATED __m256i _mm256_loadu_si256(const __m256i* source) { return emulated::load<__m256i>(source); }
 EMULATED void _mm256_storeu_si256(__m256i* target, __m256i a) { memcpy(target, &a, sizeof a); }
 EMULATED __m256i _mm256_maskz_loadu_epi16(__mmask16 mask, const void* source) {
   return emulated::load_words<__m256i>(mask, source);
@@ -407,6 +424,47 @@ EMULATED __m256i _mm256_permute2x128_si256(__m256i a, __m256i b, int halves) {
     if (!(from & 8)) v[i] = (from & 2 ? b : a)[from % 2 * 2 + i % 2];
   }
   return v;
+}
+
+// AMX: eight registers of sixteen rows of 64 bytes, of which the configuration says how much counts
+namespace emulated {
+
+struct Tiles {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+  int8_t bytes[8][16][64];
+};
+
+static thread_local Tiles tiles;
+
+}  // namespace emulated
+
+EMULATED void _tile_loadconfig(const void* config) { memcpy(&emulated::tiles, config, 64); }
+EMULATED void _tile_release() { memset(&emulated::tiles, 0, sizeof emulated::tiles); }
+EMULATED void _tile_zero(int tile) { memset(emulated::tiles.bytes[tile], 0, sizeof emulated::tiles.bytes[tile]); }
+EMULATED void _tile_loadd(int tile, const void* source, int64_t stride) {
+  _tile_zero(tile);
+  for (int r = 0; r < emulated::tiles.rows[tile]; ++r) {
+    memcpy(emulated::tiles.bytes[tile][r], (const char*)source + r * stride, emulated::tiles.row_bytes[tile]);
+  }
+}
+EMULATED void _tile_stored(int tile, void* target, int64_t stride) {
+  for (int r = 0; r < emulated::tiles.rows[tile]; ++r) {
+    memcpy((char*)target + r * stride, emulated::tiles.bytes[tile][r], emulated::tiles.row_bytes[tile]);
+  }
+}
+/// sums[m][n] += sum over k and i < 4 of a[m][4 k + i] * b[k][4 n + i], signed bytes into 32 bits.
+EMULATED void _tile_dpbssd(int sums, int a, int b) {
+  emulated::Tiles& t = emulated::tiles;
+  for (int m = 0; m < t.rows[sums]; ++m) {
+    for (int n = 0; n < t.row_bytes[sums] / 4; ++n) {
+      int32_t sum;
+      memcpy(&sum, &t.bytes[sums][m][4 * n], 4);
+      for (int k = 0; k < t.row_bytes[a]; ++k) sum += t.bytes[a][m][k] * t.bytes[b][k / 4][4 * n + k % 4];
+      memcpy(&t.bytes[sums][m][4 * n], &sum, 4);
+    }
+  }
 }
 
 #undef EMULATED

@@ -1,0 +1,270 @@
+// AMX: the integer product of lut.h without tables. Codes and weight bits become signed bytes in the caches, and a tile
+// instruction multiplies sixteen pixels by sixteen output channels over 64 channels: M products, whatever N is.
+#include "codes_amx.h"
+
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#error "compile this file with -mavx512f -mavx512bw -mavx512dq -mavx512vl"
+#endif
+
+// On functions without vectors: what is called from them would not be inlined.
+#if defined(ABCFX_EMULATED)
+#define TILED
+#else
+#define TILED __attribute__((target("amx-tile,amx-int8")))
+#endif
+
+extern "C" int abcfx_lut_avx512bw(const abcfx_lut_args* args);
+
+namespace {
+
+constexpr int LANES = 64, AMX_DIGIT = 7;  // codes of seven planes, -127 to 127, are signed bytes
+constexpr int64_t FEW_ROWS = 12;          // fewer leave tiles empty, and spreading the weights costs more than tables
+
+/// The tiles of a batch.
+struct RowTiles {
+  int64_t count;
+  const int8_t* codes[BATCH];  ///< of the first pixel's window
+  float* dst[BATCH][COLUMNS];  ///< channel 0 of the row's outputs, NULL where there is none
+  const float* base[BATCH][COLUMNS];
+};
+
+/// What a call has at work: a digit, a chunk of channels of one convolution group.
+struct Work {
+  const abcfx_lut_args* args;
+  Shape shape;
+  Digit digit;
+  int64_t group, channels, fold, vectors;
+  int64_t first_pair, pairs;
+  bool start;  ///< the first digit and chunk start from base; the later ones add to dst
+  int8_t *codes, *weights;
+  Step* steps;
+  int64_t step_count;
+  int64_t row_step;  ///< bytes of codes from one pixel of a tile to the next
+};
+
+/// The windows of all pixels of a batch, cut into steps. Taps of one line lie side by side where all channels are there.
+void make_steps(Work& work, int64_t width) {
+  const abcfx_bgemm_args& product = work.args->product;
+  const bool whole = work.pairs == work.shape.pairs;
+  const bool contiguous = product.kernel_w == 1 || (product.dilation_w == 1 && whole);
+  const int64_t segments = contiguous ? 1 : product.kernel_w, taps = contiguous ? product.kernel_w : 1;
+  const int64_t pixel = 8 * work.pairs, line = product.dilation_h * region_w(work.shape, width) * pixel;
+  work.row_step = work.shape.step_w * pixel;
+  work.step_count = 0;
+  for (int64_t y = 0; y < product.kernel_h; ++y) {
+    for (int64_t x = 0; x < segments; ++x) {
+      const int64_t first = (y * segments + x) * taps * work.shape.pairs + work.first_pair, run = taps * work.pairs;
+      for (int64_t pair = 0; pair < run; pair += 8) {
+        const int64_t left = run - pair;
+        work.steps[work.step_count++] = Step{y * line + x * product.dilation_w * pixel + 8 * pair, first + pair,
+                                             left < 8 ? left : 8};
+      }
+    }
+  }
+}
+
+/// The codes of every strip, and the tiles that read them.
+void make_tiles(const Work& work, const Batch& batch, RowTiles& tiles) {
+  const abcfx_bgemm_args& product = work.args->product;
+  int8_t* codes = work.codes;
+  tiles.count = 0;
+  for (int64_t s = 0; s < batch.count; ++s) {
+    const Strip& strip = batch.strips[s];
+    const TileWalk walk(work.shape, strip);
+    make_codes(*work.args, work.shape, strip, work.digit, work.group, work.first_pair, work.pairs, codes);
+    for (int64_t tile = 0; tile < walk.count; ++tile, ++tiles.count) {
+      int64_t y = walk.y(tile), x = walk.x(tile);
+      tiles.codes[tiles.count] = codes + y * work.shape.step_h * walk.line_rows * 8 * work.pairs + x * work.row_step;
+      for (int r = 0; r < COLUMNS; ++r, ++x) {
+        if (!walk.per_line && x == walk.line_rows) x = 0, ++y;
+        float*& dst = tiles.dst[tiles.count][r];
+        dst = nullptr;
+        if (x >= strip.width || y >= strip.lines) continue;
+        const Cursor at{strip.n, strip.y + y, strip.x + x};
+        dst = product.dst + ((at.n * product.out_h + at.y) * product.out_w + at.x) * work.channels;
+        tiles.base[tiles.count][r] = work.start ? base_of(product, at) : dst;
+      }
+    }
+    codes += region_h(work.shape, strip.lines) * walk.line_rows * 8 * work.pairs;
+  }
+}
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+  TileConfig() {
+    for (int i = 0; i < 8; ++i) row_bytes[i] = STEP, rows[i] = COLUMNS;
+  }
+};
+
+TILED void configure() {
+  const TileConfig config;
+  __asm__ __volatile__("" ::"r"(&config) : "memory");  // the intrinsic names eight bytes of it only
+  _tile_loadconfig(&config);
+}
+
+TILED void release() { _tile_release(); }
+
+/// sums[r][c][16][16] int32 of ROWS tiles of pixels by COLS of output channels, over some steps.
+template <int ROWS, int COLS>
+TILED void multiply(const int8_t* const* codes, int64_t row_step, const Step* steps, int64_t count, const int8_t* weights,
+              int32_t* sums) {
+  __asm__ __volatile__("" ::: "memory");  // the intrinsics do not say that they read what was stored before
+  _tile_zero(0);
+  if (COLS == 2) _tile_zero(1);
+  if (ROWS == 2) _tile_zero(2);
+  if (ROWS == 2 && COLS == 2) _tile_zero(3);
+  for (int64_t s = 0; s < count; ++s, weights += 2 * TILE_STORE) {
+    _tile_loadd(4, codes[0] + steps[s].codes, row_step);
+    if (ROWS == 2) _tile_loadd(5, codes[1] + steps[s].codes, row_step);
+    _tile_loadd(6, weights, STEP);
+    if (COLS == 2) _tile_loadd(7, weights + TILE_STORE, STEP);
+    _tile_dpbssd(0, 4, 6);
+    if (COLS == 2) _tile_dpbssd(1, 4, 7);
+    if (ROWS == 2) _tile_dpbssd(2, 5, 6);
+    if (ROWS == 2 && COLS == 2) _tile_dpbssd(3, 5, 7);
+  }
+  _tile_stored(0, sums, STEP);
+  if (COLS == 2) _tile_stored(1, sums + 256, STEP);
+  if (ROWS == 2) _tile_stored(2, sums + 512, STEP);
+  if (ROWS == 2 && COLS == 2) _tile_stored(3, sums + 768, STEP);
+}
+
+/// Sixteen output channels of one plane: where they go, what a sum counts, and where their weights are.
+struct Column {
+  int64_t channel;
+  __mmask16 real;
+  bool first;  ///< plane of the channels
+  __m512 scale;
+  const uint8_t* w;
+  int half, odd;
+};
+
+/// to = from + scale * sum for the rows of a tile that are wanted. Two planes of the same channels are added up first.
+template <bool SAME>
+void add_scaled(float* const* dst, const float* const* base, bool start, const int32_t* sums, const Column* columns,
+                int count) {
+  for (int r = 0; r < COLUMNS; ++r, sums += COLUMNS) {
+    if (!dst[r]) continue;
+    for (int c = 0; c < count; c += SAME ? 2 : 1) {
+      const Column& column = columns[c];
+      const float* from = (start && column.first ? base[r] : dst[r]) + column.channel;
+      __m512 value = _mm512_maskz_loadu_ps(column.real, from);
+      value = _mm512_fmadd_ps(column.scale, _mm512_cvtepi32_ps(_mm512_load_si512(sums + 256 * c)), value);
+      if (SAME) value = _mm512_fmadd_ps(columns[1].scale, _mm512_cvtepi32_ps(_mm512_load_si512(sums + 256)), value);
+      _mm512_mask_storeu_ps(dst[r] + column.channel, column.real, value);
+    }
+  }
+}
+
+/// Column `index` of a block: all planes of its first sixteen channels, then of the next.
+Column column_of(const Work& work, int64_t block, int64_t index) {
+  const abcfx_bgemm_args& product = work.args->product;
+  const int64_t place = index / product.weight_bases, p = index % product.weight_bases;
+  const int64_t in_group = block % ceil_of(product.cols, LANES) * LANES + place * COLUMNS;
+  const int64_t left = product.cols - in_group, channel = work.group * product.cols + in_group;
+  const int64_t v = work.fold == 2 ? p / 2 : p, vector_bytes = work.shape.taps * work.shape.pairs * LANES;
+  Column column;
+  column.channel = channel;
+  column.real = left >= COLUMNS ? 0xffff : (__mmask16)((1u << left) - 1);
+  column.first = p == 0;
+  column.scale = _mm512_mul_ps(_mm512_set1_ps(product.beta[work.digit.first]),
+                               _mm512_maskz_loadu_ps(column.real, product.alpha + p * work.channels + channel));
+  column.w = work.args->w + (block * work.vectors + v) * vector_bytes;
+  column.half = place % 2;
+  column.odd = work.fold == 2 ? p % 2 : place / 2;
+  return column;
+}
+
+/// A chunk of steps of one or two columns against all tiles of a batch.
+void run_columns(const Work& work, const RowTiles& tiles, const Step* steps, int64_t count, const Column* columns,
+                 int column_count, bool start) {
+  alignas(64) int32_t sums[4 * COLUMNS * COLUMNS];
+  for (int c = 0; c < column_count; ++c) {
+    (columns[c].odd ? spread_weights<1> : spread_weights<0>)(steps, count, columns[c].w, columns[c].half,
+                                                             work.weights + c * TILE_STORE);
+  }
+  const bool same = column_count == 2 && columns[0].channel == columns[1].channel;
+  for (int64_t t = 0; t < tiles.count; t += 2) {
+    const bool two = t + 1 < tiles.count;
+    const auto run = two ? (column_count == 2 ? multiply<2, 2> : multiply<2, 1>)
+                         : (column_count == 2 ? multiply<1, 2> : multiply<1, 1>);
+    run(tiles.codes + t, work.row_step, steps, count, work.weights, sums);
+    for (int64_t i = t; i < t + 1 + two; ++i) {
+      (same ? add_scaled<true> : add_scaled<false>)(tiles.dst[i], tiles.base[i], start, sums + 512 * (i - t), columns,
+                                                     column_count);
+    }
+  }
+}
+
+/// A batch against blocks [block_begin, block_end) of one convolution group.
+void run_batch(Work& work, const Batch& batch, int64_t block_begin, int64_t block_end) {
+  const abcfx_bgemm_args& product = work.args->product;
+  RowTiles tiles;
+  make_steps(work, batch.strips[0].width);
+  make_tiles(work, batch, tiles);
+  for (int64_t b = block_begin; b < block_end; ++b) {
+    const int64_t left = product.cols - b % ceil_of(product.cols, LANES) * LANES;
+    const int64_t columns = ceil_of(left < LANES ? left : LANES, COLUMNS) * product.weight_bases;
+    for (int64_t c = 0; c < columns; c += 2) {
+      const int count = c + 1 < columns ? 2 : 1;
+      const Column pair[2] = {column_of(work, b, c), column_of(work, b, c + count - 1)};
+      int64_t step = 0;
+      do {  // without channels there is one empty chunk: dst = base
+        const int64_t rest = work.step_count - step, chunk = rest < CHUNK_STEPS ? rest : CHUNK_STEPS;
+        run_columns(work, tiles, work.steps + step, chunk, pair, count, work.start && step == 0);
+        step += CHUNK_STEPS;
+      } while (step < work.step_count);
+    }
+  }
+}
+
+/// All rows, convolution groups and chunks of channels for the digit at work.
+void run_digit(Work& work, bool first) {
+  const abcfx_bgemm_args& product = work.args->product;
+  const int64_t per_group = ceil_of(product.cols, LANES);
+  for (int64_t row = product.row_begin; row < product.row_end;) {
+    const Batch batch(product, work.shape, row);
+    row += batch.rows;
+    for (int64_t block = product.block_begin; block < product.block_end;) {
+      work.group = block / per_group;
+      const int64_t group_end = (work.group + 1) * per_group;
+      const int64_t end = group_end < product.block_end ? group_end : product.block_end;
+      for (work.first_pair = 0; work.first_pair == 0 || work.first_pair < work.shape.pairs;
+           work.first_pair += work.shape.chunk_pairs) {
+        const int64_t left = work.shape.pairs - work.first_pair;
+        work.pairs = left < work.shape.chunk_pairs ? left : work.shape.chunk_pairs;
+        work.start = first && work.first_pair == 0;
+        run_batch(work, batch, block, end);
+      }
+      block = end;
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int abcfx_lut_amx(const abcfx_lut_args* args) {
+  const abcfx_bgemm_args& product = args->product;
+  if (!valid(*args, LANES)) return ABCFX_BAD_SHAPE;
+  if (product.row_end - product.row_begin < FEW_ROWS) return abcfx_lut_avx512bw(args);
+  if (product.block_begin >= product.block_end) return ABCFX_OK;
+  Work work = {};
+  work.args = args;
+  work.shape = shape_of_tiles(*args);
+  work.channels = product.groups * product.cols;
+  work.fold = fold_of(product.cols, LANES);
+  work.vectors = ceil_of(product.weight_bases, work.fold);
+  work.codes = (int8_t*)args->scratch;
+  work.weights = work.codes + code_bytes(work.shape);
+  work.steps = (Step*)(work.weights + CHUNK_STEPS * 2 * TILE_STORE);
+  configure();
+  const Digits digits = digits_of(product, AMX_DIGIT);
+  for (int d = 0; d < digits.count; ++d) {
+    work.digit = digits.list[d];
+    run_digit(work, d == 0);
+  }
+  release();
+  return ABCFX_OK;
+}
