@@ -28,8 +28,9 @@ KINDS = ("f32", "bf16", "int8")
 # Forms of one model share its code; more of them than this would run eagerly, which is an error here and not a surprise
 FORMS_OF_ONE_CODE = 64
 # The compiled model may round its floats in another order, and a value that crosses a threshold moves by a whole level,
-# which later layers pass on: a few percent in the end. An output unrelated to the right one is off by 1 or more.
-COMPILED_TOLERANCE = 0.25
+# which later layers pass on: a few percent in the end, 27 % were seen at 2 bits and random weights. An output unrelated
+# to the right one is off by 1 or more.
+COMPILED_TOLERANCE = 0.5
 # where quantize_pt2e lives: torch had it, torchao has it now
 PT2E = (
     ("torch.ao.quantization.quantize_pt2e", "torch.ao.quantization.quantizer.x86_inductor_quantizer"),

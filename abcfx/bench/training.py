@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 import abcfx
 from abcfx.bench.contest import Tick
@@ -69,7 +70,7 @@ def measure_products(
     about = {"shape": str(shape), "batch": shape.batch, "threads": torch.get_num_threads()}
     found = TrainingMeasurement(shape.name, f"{shape}, products of a training step", about)
     workload = shape.workload()
-    x, weight = workload.input("channels_last"), workload.weight.detach()
+    x, weight = workload.input("channels_last"), workload.weight.detach().requires_grad_()
     geometry = Geometry([shape.stride] * 2, [shape.padding] * 2, [1, 1], False, [0, 0], 1)
     dy = torch.randn_like(_channels_last(aten.convolution(x, weight, None, *geometry)))
     entrants: dict[str, Callable[[], object]] = {}
@@ -78,7 +79,7 @@ def measure_products(
     for bases in triples:
         entrants |= {f"{bases} {part}": call for part, call in _our_products(x, weight, dy, geometry, bases).items()}
     tick("racing")
-    with torch.no_grad():
+    with torch.no_grad(), _set_fwd_grad_enabled(False):  # as inside an autograd.Function: one fit a step
         for call in entrants.values():
             call()
         laps = run_laps(entrants, seconds)

@@ -130,8 +130,8 @@ RATES: dict[str, Rates] = {
 
 
 def rates_for(variant: str, table: str = "") -> Rates:
-    """The row of a machine's kernels: of the variant of the popcount kernel on processors of this vendor, or of the pair
-    where that of the table kernel has one; else of the variant whose name it begins with; else the portable one."""
+    """The row of a machine: of its popcount and table kernels as a pair, else of the popcount kernel on processors of
+    this vendor, else of the variant whose name it begins with, else the portable one."""
     names = (f"{variant} {table}", f"{variant} {vendor()}")
     if names[0] in RATES:
         return RATES[names[0]]

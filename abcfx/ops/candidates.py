@@ -22,7 +22,8 @@ def measure(workload: Workload, plan: LayerPlan, forms: Sequence[str]) -> dict[s
     """form → ms a call, from the store or measured now."""
     threads = torch.get_num_threads()
     machine = f"{autotune.cpu_model()}, {threads} threads, torch {torch.__version__}"
-    key = f"{machine}, {library.kernel_variant()} {library.kernel_variant('lut')} {kernels_digest()}, {workload.text(plan)}"
+    kernels = f"{library.kernel_variant()} {library.kernel_variant('lut')} {kernels_digest()}"
+    key = f"{machine}, {kernels}, {workload.text(plan)}"
     return autotune.measured(key, forms, workload.dims(plan, threads), lambda: candidates(workload, plan, forms))
 
 

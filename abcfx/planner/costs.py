@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from abcfx.cost import Dims, predict, rates_for
 from abcfx.layers import ABCLayer
 from abcfx.layers.functional import ABCFunctional
-from abcfx.ops import library
 from abcfx.ops.candidates import measure
 from abcfx.ops.choose import choose, methods, runs_on, tuning
 from abcfx.ops.workload import Workload

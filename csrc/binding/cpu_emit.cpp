@@ -11,6 +11,7 @@ namespace abcfx {
 namespace {
 
 constexpr int64_t TILE_BYTES = 1 << 17;  ///< of f32 values, beside weights in the second cache
+constexpr int64_t AMX_TILE_BYTES = 1 << 19;  ///< a tile product wants many rows, and its processors have 2 MiB there
 constexpr int64_t TILE_ROWS = 48;        ///< fewer would leave the tiles of the product kernels half empty
 
 /// What happens to the values of some rows once they are there. Absent steps cost nothing.
@@ -112,7 +113,8 @@ void run(const Product& product, const Epilogue& epilogue) {
   if (rows == 0 || cols == 0) return;
   const int64_t unit = epilogue.image ? epilogue.unit : std::min<int64_t>(rows, 24), units = ceil_div(rows, unit);
   const int64_t fair = ceil_div(units, threads * (threads == 1 ? 1 : 2));
-  const int64_t fits = std::max<int64_t>(TILE_BYTES / 4 / cols / unit, 1);
+  const int64_t bytes = product.tiled() ? AMX_TILE_BYTES : TILE_BYTES;
+  const int64_t fits = std::max<int64_t>(bytes / 4 / cols / unit, 1);
   const int64_t step = std::min(fair, fits) * unit, tiles = ceil_div(rows, step);
   if (step >= std::min(rows, TILE_ROWS) && tiles >= threads) {
     product.check(run_tasks(tiles, [&](int64_t tile) {

@@ -137,6 +137,8 @@ class Product {
 
   Product(Product&&) = default;  // vectors keep their memory, so that the pointers in args stay right
 
+  /// Whether a call of the kernel wants many rows (abcfx_lut_tiled).
+  bool tiled() const { return weights_.lookup && abcfx_lut_tiled(); }
   int64_t rows() const { return args.images * args.out_h * args.out_w; }
 
   /// All outputs, on all threads: dst f32[rows][outputs].

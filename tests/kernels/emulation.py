@@ -1,6 +1,6 @@
-"""The AVX-512 and AMX kernels on machines without these instructions: the real sources, compiled with emulated/immintrin.h.
+"""The AVX-512 and AMX kernels on machines without these instructions: the real sources.
 
-The header writes each intrinsic as a loop, so what runs is the kernels' own logic. It says nothing about speed.
+Each intrinsic is a loop in emulated/immintrin.h, so what runs is the kernels' own logic. It says nothing about speed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def build(target: Path, sources: list[Path], *flags: str) -> ctypes.CDLL:
 
 @cache
 def kernels() -> ctypes.CDLL:
-    """Every AVX-512 and AMX source of csrc/cpu, emulated. Built once per session; the loaded file needs no name afterwards."""
+    """Every AVX-512 and AMX source of csrc/cpu, emulated. Built once a session; the loaded file needs no name then."""
     with tempfile.TemporaryDirectory() as directory:
         return build(Path(directory) / "emulated.so", SOURCES)
 

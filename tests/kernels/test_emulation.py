@@ -170,7 +170,7 @@ def test_masks_touch_nothing_else(intrinsics: ctypes.CDLL, count: int, kind: typ
 
 
 def test_tiles(intrinsics: ctypes.CDLL, request: pytest.FixtureRequest) -> None:
-    """Products of signed bytes, four at a time; rows and bytes past the configured ones are neither read nor written."""
+    """Products of signed bytes; rows and bytes past the configured ones are neither read nor written."""
     if "native" in request.node.callspec.id and (missing := library.variants("lut").get("amx", "AMX")) is not None:
         pytest.skip(f"CPU lacks {missing}")
     config = torch.zeros(64, dtype=torch.uint8)

@@ -30,7 +30,7 @@ MORE = [
     Case(16, 2, 2, cols=16, kernel=(3, 3), size=(60, 60)),  # several strips
     Case(4096, 1, 5, cols=8, size=(1, 3)),
     Case(64, 2, 2, cols=40, size=(7, 7), kernel=(3, 3), images=9),  # several images share a batch of tiles
-    Case(8, 1, 6, kernel=(3, 1), stride=(2, 1), size=(300, 1), images=2),  # more lines of one pixel than a batch has tiles
+    Case(8, 1, 6, kernel=(3, 1), stride=(2, 1), size=(300, 1), images=2),  # more lines of a pixel than tiles
     Case(16, 1, 7, size=(1, 1100)),
     Case(80, 2, 8, cols=64, kernel=(3, 3), stride=(2, 2), size=(33, 35)),
     Case(3000, 3, 2, cols=20, size=(1, 50)),  # more steps than a chunk

@@ -18,6 +18,7 @@ extern "C" int abcfx_lut_avx512bw(const abcfx_lut_args* args);
 namespace {
 
 constexpr int LANES = 64, AMX_DIGIT = 7;  // codes of seven planes, -127 to 127, are signed bytes
+constexpr int64_t MOST_TILES = 3;         // of pixels at once
 constexpr int64_t FEW_ROWS = 12;          // fewer leave tiles empty, and spreading the weights costs more than tables
 
 /// The tiles of a batch.
@@ -107,28 +108,41 @@ TILED void configure() {
 TILED void release() { _tile_release(); }
 
 /// sums[r][c][16][16] int32 of ROWS tiles of pixels by COLS of output channels, over some steps.
+///
+/// Three by two sums leave one register for codes and one for weights: seven loads for six products.
 template <int ROWS, int COLS>
 TILED void multiply(const int8_t* const* codes, int64_t row_step, const Step* steps, int64_t count, const int8_t* weights,
-              int32_t* sums) {
+                    int32_t* sums) {
   __asm__ __volatile__("" ::: "memory");  // the intrinsics do not say that they read what was stored before
   _tile_zero(0);
-  if (COLS == 2) _tile_zero(1);
-  if (ROWS == 2) _tile_zero(2);
-  if (ROWS == 2 && COLS == 2) _tile_zero(3);
+  if (COLS > 1) _tile_zero(1);
+  if (ROWS > 1) _tile_zero(2);
+  if (ROWS > 1 && COLS > 1) _tile_zero(3);
+  if (ROWS > 2) _tile_zero(4);
+  if (ROWS > 2 && COLS > 1) _tile_zero(5);
   for (int64_t s = 0; s < count; ++s, weights += 2 * TILE_STORE) {
-    _tile_loadd(4, codes[0] + steps[s].codes, row_step);
-    if (ROWS == 2) _tile_loadd(5, codes[1] + steps[s].codes, row_step);
-    _tile_loadd(6, weights, STEP);
-    if (COLS == 2) _tile_loadd(7, weights + TILE_STORE, STEP);
-    _tile_dpbssd(0, 4, 6);
-    if (COLS == 2) _tile_dpbssd(1, 4, 7);
-    if (ROWS == 2) _tile_dpbssd(2, 5, 6);
-    if (ROWS == 2 && COLS == 2) _tile_dpbssd(3, 5, 7);
+    const int64_t at = steps[s].codes;
+    _tile_loadd(7, weights, STEP);
+    _tile_loadd(6, codes[0] + at, row_step);
+    _tile_dpbssd(0, 6, 7);
+    if (ROWS > 1) _tile_loadd(6, codes[1] + at, row_step);
+    if (ROWS > 1) _tile_dpbssd(2, 6, 7);
+    if (ROWS > 2) _tile_loadd(6, codes[2] + at, row_step);
+    if (ROWS > 2) _tile_dpbssd(4, 6, 7);
+    if (COLS == 1) continue;
+    _tile_loadd(7, weights + TILE_STORE, STEP);
+    if (ROWS > 2) _tile_dpbssd(5, 6, 7);
+    if (ROWS > 2) _tile_loadd(6, codes[1] + at, row_step);
+    if (ROWS > 1) _tile_dpbssd(3, 6, 7);
+    if (ROWS > 1) _tile_loadd(6, codes[0] + at, row_step);
+    _tile_dpbssd(1, 6, 7);
   }
   _tile_stored(0, sums, STEP);
-  if (COLS == 2) _tile_stored(1, sums + 256, STEP);
-  if (ROWS == 2) _tile_stored(2, sums + 512, STEP);
-  if (ROWS == 2 && COLS == 2) _tile_stored(3, sums + 768, STEP);
+  if (COLS > 1) _tile_stored(1, sums + 256, STEP);
+  if (ROWS > 1) _tile_stored(2, sums + 512, STEP);
+  if (ROWS > 1 && COLS > 1) _tile_stored(3, sums + 768, STEP);
+  if (ROWS > 2) _tile_stored(4, sums + 1024, STEP);
+  if (ROWS > 2 && COLS > 1) _tile_stored(5, sums + 1280, STEP);
 }
 
 /// Sixteen output channels of one plane: where they go, what a sum counts, and where their weights are.
@@ -180,20 +194,19 @@ Column column_of(const Work& work, int64_t block, int64_t index) {
 /// A chunk of steps of one or two columns against all tiles of a batch.
 void run_columns(const Work& work, const RowTiles& tiles, const Step* steps, int64_t count, const Column* columns,
                  int column_count, bool start) {
-  alignas(64) int32_t sums[4 * COLUMNS * COLUMNS];
+  constexpr decltype(&multiply<1, 1>) list[3][2] = {
+      {multiply<1, 1>, multiply<1, 2>}, {multiply<2, 1>, multiply<2, 2>}, {multiply<3, 1>, multiply<3, 2>}};
+  alignas(64) int32_t sums[MOST_TILES * 2 * COLUMNS * COLUMNS];
   for (int c = 0; c < column_count; ++c) {
     (columns[c].odd ? spread_weights<1> : spread_weights<0>)(steps, count, columns[c].w, columns[c].half,
                                                              work.weights + c * TILE_STORE);
   }
-  const bool same = column_count == 2 && columns[0].channel == columns[1].channel;
-  for (int64_t t = 0; t < tiles.count; t += 2) {
-    const bool two = t + 1 < tiles.count;
-    const auto run = two ? (column_count == 2 ? multiply<2, 2> : multiply<2, 1>)
-                         : (column_count == 2 ? multiply<1, 2> : multiply<1, 1>);
-    run(tiles.codes + t, work.row_step, steps, count, work.weights, sums);
-    for (int64_t i = t; i < t + 1 + two; ++i) {
-      (same ? add_scaled<true> : add_scaled<false>)(tiles.dst[i], tiles.base[i], start, sums + 512 * (i - t), columns,
-                                                     column_count);
+  const auto add = column_count == 2 && columns[0].channel == columns[1].channel ? add_scaled<true> : add_scaled<false>;
+  for (int64_t t = 0, rows; t < tiles.count; t += rows) {
+    rows = tiles.count - t < MOST_TILES ? tiles.count - t : MOST_TILES;
+    list[rows - 1][column_count - 1](tiles.codes + t, work.row_step, steps, count, work.weights, sums);
+    for (int64_t i = 0; i < rows; ++i) {
+      add(tiles.dst[t + i], tiles.base[t + i], start, sums + 512 * i, columns, column_count);
     }
   }
 }
