@@ -5,12 +5,15 @@
 
 // The operands of the tile product as signed bytes, made from bits. Static, for the reason given in bgemm/window.h.
 
+constexpr int AMX_DIGIT = 7;  ///< codes of seven planes, -127 to 127, are signed bytes
+
 /// Codes c = 2 k - L of every pixel of the strip's region: dst[region line][region column][8 * pairs] int8.
 ///
 /// A set bit of plane q takes 2^(q + 1) from L. Channels past the last are 0 and so drop out of every sum. Padded pixels
 /// have bits 0, hence the code L, as for the other kernels.
-static inline void make_codes(const abcfx_lut_args& args, const Shape& shape, const Strip& strip, const Digit& digit,
-                              int64_t group, int64_t first, int64_t pairs, int8_t* dst) {
+template <int PLANES>
+static void make_codes_of(const abcfx_lut_args& args, const Shape& shape, const Strip& strip, const Digit& digit,
+                          int64_t group, int64_t first, int64_t pairs, int8_t* dst) {
   const abcfx_bgemm_args& product = args.product;
   const int64_t pixel = product.groups * product.words, plane_step = product.padded_w * pixel;
   const int64_t apart_h = product.kernel_h == 1 ? product.stride_h : 1;
@@ -25,7 +28,7 @@ static inline void make_codes(const abcfx_lut_args& args, const Shape& shape, co
     for (int64_t x = 0; x < width; ++x, plane += apart_w * pixel, dst += bytes) {
       for (int64_t i = 0; i < bytes; i += STEP) {
         __m512i codes = top;
-        for (int q = 0; q < digit.planes; ++q) {
+        UNROLL for (int q = 0; q < PLANES; ++q) {
           const __mmask64 negative = plane[q * plane_step + i / STEP];
           codes = _mm512_mask_sub_epi8(codes, negative, codes, _mm512_set1_epi8((char)(2 << q)));
         }
@@ -34,6 +37,14 @@ static inline void make_codes(const abcfx_lut_args& args, const Shape& shape, co
       }
     }
   }
+}
+
+static void make_codes(const abcfx_lut_args& args, const Shape& shape, const Strip& strip, const Digit& digit,
+                       int64_t group, int64_t first, int64_t pairs, int8_t* dst) {
+  static constexpr decltype(&make_codes_of<1>) list[AMX_DIGIT] = {make_codes_of<1>, make_codes_of<2>, make_codes_of<3>,
+                                                                  make_codes_of<4>, make_codes_of<5>, make_codes_of<6>,
+                                                                  make_codes_of<7>};
+  list[digit.planes - 1](args, shape, strip, digit, group, first, pairs, dst);
 }
 
 /// ±1 of `count` steps for one tile of sixteen output channels. In a vector of weights (abcfx/lut.h) they are the even

@@ -17,7 +17,7 @@ extern "C" int abcfx_lut_avx512bw(const abcfx_lut_args* args);
 
 namespace {
 
-constexpr int LANES = 64, AMX_DIGIT = 7;  // codes of seven planes, -127 to 127, are signed bytes
+constexpr int LANES = 64;
 constexpr int64_t MOST_TILES = 3;         // of pixels at once
 constexpr int64_t FEW_ROWS = 12;          // fewer leave tiles empty, and spreading the weights costs more than tables
 
@@ -155,16 +155,18 @@ struct Column {
   int half, odd;
 };
 
-/// to = from + scale * sum for the rows of a tile that are wanted. Two planes of the same channels are added up first.
-template <bool SAME>
-void add_scaled(float* const* dst, const float* const* base, bool start, const int32_t* sums, const Column* columns,
-                int count) {
+/// to = from + scale * sum for the rows of a tile that are wanted; `start`: from base. SAME: two planes of the same
+/// channels, which are added up first.
+template <int COLS, bool SAME>
+void add_scaled(float* const* dst, const float* const* base, bool start, const int32_t* sums, const Column* columns) {
+  constexpr int PLACES = SAME ? 1 : COLS;
+  const float* const* from[PLACES];
+  for (int c = 0; c < PLACES; ++c) from[c] = start && columns[c].first ? base : dst;
   for (int r = 0; r < COLUMNS; ++r, sums += COLUMNS) {
     if (!dst[r]) continue;
-    for (int c = 0; c < count; c += SAME ? 2 : 1) {
+    UNROLL for (int c = 0; c < PLACES; ++c) {
       const Column& column = columns[c];
-      const float* from = (start && column.first ? base[r] : dst[r]) + column.channel;
-      __m512 value = _mm512_maskz_loadu_ps(column.real, from);
+      __m512 value = _mm512_maskz_loadu_ps(column.real, from[c][r] + column.channel);
       value = _mm512_fmadd_ps(column.scale, _mm512_cvtepi32_ps(_mm512_load_si512(sums + 256 * c)), value);
       if (SAME) value = _mm512_fmadd_ps(columns[1].scale, _mm512_cvtepi32_ps(_mm512_load_si512(sums + 256)), value);
       _mm512_mask_storeu_ps(dst[r] + column.channel, column.real, value);
@@ -201,12 +203,13 @@ void run_columns(const Work& work, const RowTiles& tiles, const Step* steps, int
     (columns[c].odd ? spread_weights<1> : spread_weights<0>)(steps, count, columns[c].w, columns[c].half,
                                                              work.weights + c * TILE_STORE);
   }
-  const auto add = column_count == 2 && columns[0].channel == columns[1].channel ? add_scaled<true> : add_scaled<false>;
+  const bool same = column_count == 2 && columns[0].channel == columns[1].channel;
+  const auto add = same ? add_scaled<2, true> : column_count == 2 ? add_scaled<2, false> : add_scaled<1, false>;
   for (int64_t t = 0, rows; t < tiles.count; t += rows) {
     rows = tiles.count - t < MOST_TILES ? tiles.count - t : MOST_TILES;
     list[rows - 1][column_count - 1](tiles.codes + t, work.row_step, steps, count, work.weights, sums);
     for (int64_t i = 0; i < rows; ++i) {
-      add(tiles.dst[t + i], tiles.base[t + i], start, sums + 512 * i, columns, column_count);
+      add(tiles.dst[t + i], tiles.base[t + i], start, sums + 512 * i, columns);
     }
   }
 }
