@@ -40,6 +40,8 @@ static inline int64_t tile_scratch_bytes(const abcfx_lut_args& args) {
   return code_bytes(shape) + CHUNK_STEPS * 2 * TILE_STORE + steps * (int64_t)sizeof(Step);
 }
 
+namespace {
+
 /// How the pixels of a strip fall into tiles of sixteen rows at one distance. Where lines of the region follow each other
 /// at the distance of their outputs, tiles run through the pixels between them, which nobody wants; else each line begins
 /// a tile. Whichever takes fewer.
@@ -84,3 +86,5 @@ struct Batch {
     }
   }
 };
+
+}  // namespace
