@@ -23,7 +23,7 @@ from abcfx.data import Dataset
 from abcfx.packed import save_packed
 from abcfx.train.augment import augmented_batches
 from abcfx.train.bases import trained_copy
-from abcfx.train.blocks import block_distance
+from abcfx.train.compiled import compiled_parts
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.evaluate import evaluate, reestimate_batch_norm
 from abcfx.train.loop import Trainer
@@ -125,12 +125,8 @@ class FineTuning:
 
     def session(self, config: Config, recipe: Recipe, model: nn.Module, out: Path, name: str) -> Session:
         how, teacher = self.how, self.float_model if self.how.distill else None
-        compiled: dict[str, Any] = {}
-        if how.compiled:
-            compiled = {"forward": torch.compile(model, backend="abc"), "distance": torch.compile(block_distance)}
-            # its weights never change, so that batch norms can be multiplied into them
-            teacher = teacher and torch.compile(teacher, options={"freezing": True})
-        trainer = Trainer(model, self.data, recipe, seed=how.seed, ranks=how.ranks, teacher=teacher, **compiled)
+        parts = compiled_parts(model, teacher) if how.compiled else {"teacher": teacher}
+        trainer = Trainer(model, self.data, recipe, seed=how.seed, ranks=how.ranks, **parts)
         return Session(
             trainer, out, name=name, settings=self.settings(config, recipe), console=self.console,
             save_minutes=how.save_minutes, goal=self.float_accuracy,

@@ -12,7 +12,7 @@ import pytest
 from build_kernels import CSRC, run, table, tool
 
 # one compilation makes the PTX of compute_80, which three architectures are assembled from
-CODES = {"75": ["75"], "80": ["80", "86", "89"], "90": ["90"], "90a": ["90a"], "100": ["100"]}
+CODES = {"75": ["75"], "80": ["80", "86", "89"], "90": ["90"], "100": ["100"]}
 ARCHITECTURES = [sm for group in CODES.values() for sm in group]
 # source → kernels in it
 SOURCES = {

@@ -9,6 +9,7 @@ from torch.distributed.run import get_args_parser
 
 from abcfx.config import Config
 from abcfx.train import options
+from abcfx.train.recipe import Recipe
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
@@ -40,3 +41,12 @@ def test_torchrun_takes_no_option_of_the_scripts_for_its_own() -> None:
     theirs = {name for action in get_args_parser()._actions for name in action.option_strings}
     assert len(ours) > 30
     assert [(name, other) for name in ours - theirs for other in theirs if other.startswith(name)] == []
+
+
+def test_the_recipe_is_what_was_asked_for() -> None:
+    parser = argparse.ArgumentParser()
+    options.add_recipe_options(parser, 7, "crop")
+    arguments = "--optimizer adamw --lr 0.002 --warmup 0.1 --follow-blocks 3 --temperature 4 --products bf16".split()
+    recipe = options.make_recipe(parser.parse_args(arguments))
+    wanted = {"optimizer": "adamw", "warmup": 0.1, "follow_blocks": 3.0, "temperature": 4.0, "products": "bf16"}
+    assert recipe == Recipe(7, 0.002, weight_decay=1e-4, **wanted)

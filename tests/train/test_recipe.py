@@ -61,6 +61,7 @@ def test_optimizers(name: str, kind: type):
     [
         ("optimizer", "adam", "optimizer must be one of sgd, adamw, got 'adam'"),
         ("augment", "mix", "augment must be one of crop, flip, none"),
+        ("products", "f16", "products must be one of f32, bf16, got 'f16'"),
         ("batch", 0, "batch must be above 0, got 0"),
         ("learning_rate", float("nan"), "learning_rate must be above 0"),
         ("epochs", -1, "epochs must be at least 0, got -1"),
