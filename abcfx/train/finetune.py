@@ -41,7 +41,7 @@ class Run:
     out             folder of the results            resume        go on from its checkpoint
     calibration     training images to calibrate on  norm_images   to take batch-norm statistics from again at the end
     distill         follow the float model           compiled      torch.compile of model (backend="abc") and teacher
-    start           checkpoint of an earlier run to begin with, of any M and N (start.py)
+    start           checkpoint or packed model of an earlier run to begin with, of any M and N (start.py)
     stages          2: train first with FIRST_STAGE_BASES weight bases, so that activations are quantized alone, for
                     half of the epochs; then with config.M for all of them
     """
@@ -119,7 +119,7 @@ class FineTuning:
 
     def calibrated(self, config: Config) -> nn.Module:
         model = quantize_model(self.float_model, config=config)
-        if self.how.start is not None and begin_with(model, config, self.how.start):
+        if self.how.start is not None and begin_with(model, config, self.how.start, self.float_model):
             return model
         return calibrate(model, self.data.calibration_batches(self.how.calibration), progress=False)
 

@@ -70,7 +70,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     )  # fmt: skip
     group.add_argument(
         "--start-from", type=Path, metavar="FILE", dest="start",
-        help="checkpoint.pt of an earlier run, of any M and N: begin with its weights instead of the float ones",
+        help="checkpoint.pt or model.abc of an earlier run, of any M and N: begin with its weights, not the float ones",
     )  # fmt: skip
     group.add_argument(
         "--bn-reestimate", type=_none_or_count, default=0, metavar="N",

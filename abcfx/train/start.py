@@ -7,33 +7,38 @@ bases, the rate rises and falls once more (Loshchilov and Hutter 2017, "SGDR").
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from abcfx.api import plan_of
 from abcfx.config import Config
+from abcfx.packed import load_packed
+from abcfx.plan import RULES, LayerPlan
 from abcfx.train.checkpoint import load_checkpoint
 
 # of a layer, these mean something for its own M, N and kind of levels only
 OF_THE_PLAN = ("activation_scale", "activation_shift", "output_gain", "output_shift", "weight_start")
 
 
-def begin_with(model: nn.Module, config: Config, path: Path) -> bool:
+def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Module) -> bool:
     """Load the weights and batch norms of an earlier run into `model`, quantized by `config` and not calibrated.
 
-    path    checkpoint.pt of that run, which holds its settings and the state of its model
+    path    checkpoint.pt of that run, which holds its settings and the state of its model; or a packed model (.abc) of
+            `float_model`'s architecture, whose weights are the quantized ones
     →       whether its levels and weight bases were taken too, because that run had the same `config`; the model is to
             be calibrated otherwise
 
-    Raises FileNotFoundError, or ValueError for what is no such checkpoint or belongs to another network.
+    Raises FileNotFoundError, or ValueError for what is no such file or belongs to another network.
     """
-    document = load_checkpoint(path)
-    try:
-        state, settings = dict(document["trainer"]["model"]), document["settings"]
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} is not the checkpoint.pt of a training: give that of an earlier run") from None
-    same = _quantization(settings) == _quantization(vars(config))
+    if path.suffix == ".abc":
+        earlier = load_packed(path, float_model)
+        state, same = earlier.state_dict(), _forms(earlier) == _forms(model)
+    else:
+        state, settings = _state_and_settings(path)
+        same = _quantization(settings) == _quantization(vars(config))
     if not same:
         state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in OF_THE_PLAN}
     try:
@@ -41,6 +46,21 @@ def begin_with(model: nn.Module, config: Config, path: Path) -> bool:
     except RuntimeError as problem:
         raise ValueError(f"{path} is of another network than {type(model).__name__}: {problem}") from None
     return same
+
+
+def _state_and_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    document = load_checkpoint(path)
+    try:
+        return dict(document["trainer"]["model"]), document["settings"]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{path} is not the checkpoint.pt of a training: give that of an earlier run, or a packed model (.abc)"
+        ) from None
+
+
+def _forms(quantized: nn.Module) -> dict[str, LayerPlan]:
+    """What decides the values of each layer; how gradients flow may change."""
+    return {name: replace(plan, grad_bases=0, ste=RULES[0]) for name, plan in plan_of(quantized).layers.items()}
 
 
 def _quantization(settings: dict[str, Any]) -> dict[str, Any]:

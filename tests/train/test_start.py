@@ -8,6 +8,7 @@ from rich.console import Console
 from tiny import TinyNet, tiny_data
 
 from abcfx.config import Config
+from abcfx.packed import load_packed
 from abcfx.train.finetune import FineTuning, Run
 from abcfx.train.recipe import Recipe
 
@@ -62,3 +63,16 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, earlier: Path):
     torch.save(document, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"other.pt is of another network than TinyNet"):
         tuning(tmp_path / "next", Config(2, 2), tmp_path / "other.pt").run()
+
+
+def test_a_packed_model_goes_on_as_it_was_saved(tmp_path: Path, earlier: Path):
+    packed = earlier.parent / "model.abc"
+    saved = load_packed(packed, TinyNet())
+    images = tiny_data().prepare(tiny_data().test_x)
+    model = tuning(tmp_path / "same", Config(3, 3), packed).calibrated(Config(3, 3)).eval()
+    torch.testing.assert_close(model(images), saved(images), rtol=1e-4, atol=1e-4)
+    fewer = tuning(tmp_path / "fewer", Config(2, 2), packed).calibrated(Config(2, 2))
+    assert torch.equal(fewer.conv2.weight, saved.conv2.weight)
+    assert fewer.conv2.calibrated
+    with pytest.raises(FileNotFoundError):
+        tuning(tmp_path / "none", Config(2, 2), tmp_path / "none.abc").run()
