@@ -8,7 +8,11 @@ The same numbers give the same answer: HiGHS is deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -53,19 +57,40 @@ def choose(cost: Table, limits: Sequence[Limit]) -> Choice | None:
         unit = max(abs(bound), np.abs(row).max(), 1e-300)
         constraints.append(LinearConstraint(row[None] / unit, -np.inf, (bound + SLACK * abs(bound)) / unit))
     size = np.abs(flat).max()
-    found = milp(
-        flat * (SCALE / size if size > 0 else 1.0),
-        integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        constraints=constraints,
-        options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
-    )
+    with _silent():
+        found = milp(
+            flat * (SCALE / size if size > 0 else 1.0),
+            integrality=np.ones(len(flat)),
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT_S},
+        )
     if found.status == 2:  # infeasible
         return None
     if found.x is None:
         raise RuntimeError(f"the solver gave up: {found.message}")
     ends = np.cumsum([len(row) for row in cost])[:-1]
     return Choice(tuple(int(part.argmax()) for part in np.split(found.x, ends)), float(found.mip_gap or 0.0))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is printed inside, by C code either: HiGHS of scipy 1.17 leaves lines for its developers on stdout."""
+    if os.name != "posix":
+        yield
+        return
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush()
+    flush(None)
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        flush(None)  # into nothing, before the old stdout is back
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def total(table: Table, options: Sequence[int]) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from itertools import product
 
 import numpy as np
 import pytest
+from scipy.optimize import milp
 
 from abcfx.planner.knapsack import Limit, choose, total
 
@@ -64,3 +67,16 @@ def test_a_network_of_50_layers_is_the_same_every_time_and_proven():
     first, second = choose(losses, limits), choose(losses, limits)
     assert first == second
     assert first.gap <= 1e-6
+
+
+@pytest.mark.skipif(os.name != "posix", reason="stdout of C code is left alone")
+def test_what_the_solver_prints_is_not_seen(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    def noisy(*arguments: object, **options: object) -> object:
+        ctypes.CDLL(None).puts(b"a line for developers")  # as scipy 1.17 does for some networks
+        return milp(*arguments, **options)
+
+    monkeypatch.setattr("scipy.optimize.milp", noisy)
+    cost, used, _ = problem(3)
+    assert choose(cost, [Limit(used, sum(map(max, used)))]) is not None
+    print("after")
+    assert capfd.readouterr() == ("after\n", "")
