@@ -56,8 +56,8 @@ RATES: dict[str, Rates] = {
         pack_value=0.6, pack_plane=0.2, lookup=1.35, table_value=0.8, lut_sum=0.5,
         linear_mac=22, convolution_mac=29, reorder=0.8, quantize=0.8,
     ),
-    # Intel Sapphire Rapids, tiles in the place of tables: fitted to 96 layers of 12 rows or more, xnor, lut and float,
-    # six (M, N) from (1, 1) to (5, 5), 2 cores of a shared machine (docs/cost.md)
+    # Intel Sapphire Rapids, tiles in the place of tables: fitted to 270 timings of 15 layers of 12 rows or more,
+    # xnor, lut and float, six (M, N) from (1, 1) to (5, 5), 2 cores of a shared machine (docs/cost.md)
     "avx512vpopcnt amx": Rates(
         ghz=3.0, efficiency=0.95, bandwidth=20, cache_bandwidth=60, cache_mb=16, kernel_us=30, float_us=60,
         xnor_mac=397, xnor_sum=0.44,

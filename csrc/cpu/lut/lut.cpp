@@ -4,7 +4,7 @@
 #include "tiles.h"
 
 extern "C" {
-#define ABCFX_KERNEL(name, needs, lanes) int abcfx_lut_##name(const struct abcfx_lut_args* args);
+#define ABCFX_KERNEL(name, needs, lanes, tiled) int abcfx_lut_##name(const struct abcfx_lut_args* args);
 #include "kernels.inc"
 #undef ABCFX_KERNEL
 }
@@ -12,12 +12,17 @@ extern "C" {
 namespace {
 
 const Variant<abcfx_lut_fn> list[] = {
-#define ABCFX_KERNEL(name, needs, lanes) {#name, needs, abcfx_lut_##name},
+#define ABCFX_KERNEL(name, needs, lanes, tiled) {#name, needs, abcfx_lut_##name},
 #include "kernels.inc"
 #undef ABCFX_KERNEL
 };
 const int64_t lanes_of[] = {
-#define ABCFX_KERNEL(name, needs, lanes) lanes,
+#define ABCFX_KERNEL(name, needs, lanes, tiled) lanes,
+#include "kernels.inc"
+#undef ABCFX_KERNEL
+};
+const bool tiled_of[] = {
+#define ABCFX_KERNEL(name, needs, lanes, tiled) tiled,
 #include "kernels.inc"
 #undef ABCFX_KERNEL
 };
@@ -41,7 +46,7 @@ int64_t abcfx_lut_lanes(const char* name) {
   return variant ? lanes_of[variant - list] : 0;
 }
 
-int abcfx_lut_tiled(void) { return strcmp(chosen()->name, "amx") == 0; }
+int abcfx_lut_tiled(void) { return tiled_of[chosen() - list]; }
 
 // Enough for every variant: that of tiles leaves calls of few rows to that of tables.
 int64_t abcfx_lut_scratch_bytes(const abcfx_lut_args* args) {

@@ -123,6 +123,26 @@ static inline Strip strip_at(const abcfx_bgemm_args& args, const Shape& shape, i
   return Strip{at.n, at.y, at.x, 1, rest < tiles ? rest : tiles};
 }
 
+/// Blocks [block_begin, block_end) of one convolution group, and a chunk of its channels.
+struct Chunk {
+  int64_t group, first_pair, pairs, block_begin, block_end;
+};
+
+/// run(chunk) for all convolution groups and chunks of channels of a call; without channels for one that is empty.
+template <class Run>
+static inline void for_each_chunk(const abcfx_bgemm_args& args, const Shape& shape, int64_t lanes, const Run& run) {
+  const int64_t per_group = ceil_of(args.cols, lanes);
+  for (int64_t block = args.block_begin; block < args.block_end;) {
+    const int64_t group = block / per_group, group_end = (group + 1) * per_group;
+    const int64_t end = group_end < args.block_end ? group_end : args.block_end;
+    for (int64_t first = 0; first == 0 || first < shape.pairs; first += shape.chunk_pairs) {
+      const int64_t left = shape.pairs - first;
+      run(Chunk{group, first, left < shape.chunk_pairs ? left : shape.chunk_pairs, block, end});
+    }
+    block = end;
+  }
+}
+
 /// Tables of the largest strip, then the scales of every block in range.
 static inline int64_t table_bytes(const Shape& shape) {
   const int64_t least = shape.reach_h * shape.reach_w * shape.pixel_bytes;

@@ -243,25 +243,17 @@ template <class V>
 static void run_digit(Work& work, bool first) {
   const abcfx_lut_args& args = *work.args;
   const abcfx_bgemm_args& product = args.product;
-  const int64_t per_group = ceil_of(product.cols, V::LANES);
   make_scales<V>(work);
   for (int64_t row = product.row_begin; row < product.row_end; row += work.strip.lines * work.strip.width) {
     work.strip = strip_at(product, work.shape, row);
-    for (int64_t block = product.block_begin; block < product.block_end;) {
-      work.group = block / per_group;
-      const int64_t group_end = (work.group + 1) * per_group;
-      const int64_t end = group_end < product.block_end ? group_end : product.block_end;
-      // without channels there is one empty chunk: dst = base
-      for (work.first_pair = 0; work.first_pair == 0 || work.first_pair < work.shape.pairs;
-           work.first_pair += work.shape.chunk_pairs) {
-        const int64_t left = work.shape.pairs - work.first_pair;
-        work.pairs = left < work.shape.chunk_pairs ? left : work.shape.chunk_pairs;
-        work.start = first && work.first_pair == 0;
-        make_tables(args, work.shape, work.strip, work.digit, work.group, work.first_pair, work.pairs, work.tables);
-        run_strip<V>(work, block, end);
-      }
-      block = end;
-    }
+    for_each_chunk(product, work.shape, V::LANES, [&](const Chunk& chunk) {  // an empty one: dst = base
+      work.group = chunk.group;
+      work.first_pair = chunk.first_pair;
+      work.pairs = chunk.pairs;
+      work.start = first && work.first_pair == 0;
+      make_tables(args, work.shape, work.strip, work.digit, work.group, work.first_pair, work.pairs, work.tables);
+      run_strip<V>(work, chunk.block_begin, chunk.block_end);
+    });
   }
 }
 

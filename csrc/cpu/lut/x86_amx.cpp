@@ -76,7 +76,7 @@ void make_tiles(const Work& work, const Batch& batch, RowTiles& tiles) {
         if (x >= strip.width || y >= strip.lines) continue;
         const Cursor at{strip.n, strip.y + y, strip.x + x};
         dst = product.dst + ((at.n * product.out_h + at.y) * product.out_w + at.x) * work.channels;
-        tiles.base[tiles.count][r] = work.start ? base_of(product, at) : dst;
+        tiles.base[tiles.count][r] = base_of(product, at);
       }
     }
     codes += region_h(work.shape, strip.lines) * walk.line_rows * 8 * work.pairs;
@@ -177,23 +177,16 @@ void run_batch(Work& work, const Batch& batch, int64_t block_begin, int64_t bloc
 /// All rows, convolution groups and chunks of channels for the digit at work.
 void run_digit(Work& work, bool first) {
   const abcfx_bgemm_args& product = work.args->product;
-  const int64_t per_group = ceil_of(product.cols, LANES);
   for (int64_t row = product.row_begin; row < product.row_end;) {
     const Batch batch(product, work.shape, row);
     row += batch.rows;
-    for (int64_t block = product.block_begin; block < product.block_end;) {
-      work.group = block / per_group;
-      const int64_t group_end = (work.group + 1) * per_group;
-      const int64_t end = group_end < product.block_end ? group_end : product.block_end;
-      for (work.first_pair = 0; work.first_pair == 0 || work.first_pair < work.shape.pairs;
-           work.first_pair += work.shape.chunk_pairs) {
-        const int64_t left = work.shape.pairs - work.first_pair;
-        work.pairs = left < work.shape.chunk_pairs ? left : work.shape.chunk_pairs;
-        work.start = first && work.first_pair == 0;
-        run_batch(work, batch, block, end);
-      }
-      block = end;
-    }
+    for_each_chunk(product, work.shape, LANES, [&](const Chunk& chunk) {
+      work.group = chunk.group;
+      work.first_pair = chunk.first_pair;
+      work.pairs = chunk.pairs;
+      work.start = first && work.first_pair == 0;
+      run_batch(work, batch, chunk.block_begin, chunk.block_end);
+    });
   }
 }
 
