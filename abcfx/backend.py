@@ -66,6 +66,8 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
         if wanted.config is not None and not _is_quantized(pipeline.gm):
             _quantize_float_layers(pipeline, wanted, example_inputs, runner)
         if training:
+            if wanted.simulate:
+                pipeline.simulate()
             pipeline.adjoint()
         else:
             _lower(pipeline, runner)

@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 FORM, FORMS = "ABCFX_FORM", ("xnor", "lut", "dense")
-STAGES = ("canonicalize", "rewrite", "adjoint", "fuse", "lower")
+STAGES = ("canonicalize", "rewrite", "simulate", "adjoint", "fuse", "lower")
 DUMP_FOLDER = "abcfx_dump"
 SKIPPED = "ABCFX_SKIP names it"
 

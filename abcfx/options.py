@@ -9,7 +9,7 @@ from typing import Any
 from abcfx.config import Config
 
 THEN = ("inductor", "aot_eager", "eager")
-OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "then")  # no field of Config
+OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "simulate", "then")  # no field of Config
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Options:
                          0 quantizes every layer of the plan
     fuse                 inference: batch norm, activations, additions and packing move into the kernels before them
     recompute            training: keep bits for the backward pass and compute layer outputs again from them
+    simulate             training: dense products of quantized values, not products on bits (passes/simulate.py)
     then                 who compiles the rest of the graph
     """
 
@@ -30,6 +31,7 @@ class Options:
     min_speedup: float = 1.0
     fuse: bool = True
     recompute: bool = True
+    simulate: bool = False
     then: str = "inductor"
 
     @classmethod
@@ -45,7 +47,7 @@ class Options:
         result = cls(Config(**given) if given else None, **own)
         if result.then not in THEN:
             raise ValueError(f"option 'then' must be one of {', '.join(THEN)}, got {result.then!r}")
-        for switch in ("autotune", "fuse", "recompute"):
+        for switch in ("autotune", "fuse", "recompute", "simulate"):
             if not isinstance(getattr(result, switch), bool):
                 raise ValueError(f"option '{switch}' must be True or False, got {getattr(result, switch)!r}")
         least = result.min_speedup

@@ -31,6 +31,7 @@ from abcfx.passes.hoist import Prologue, hoist_constants
 from abcfx.passes.lower import Lowered, lower
 from abcfx.passes.match_layers import GraphSite, match_layers
 from abcfx.passes.rewrite_abc import LevelInputs, rewrite_abc
+from abcfx.passes.simulate import simulate
 from abcfx.plan import LayerSite, Plan
 
 T = TypeVar("T")
@@ -64,6 +65,12 @@ class Pipeline:
         """Planned layers become abc ops; returns the new graph inputs, the last ones, two per layer."""
         added, _report = self._stage("rewrite", lambda: rewrite_abc(self.gm, sites, plan, levels), spec.ABC)
         return added
+
+    def simulate(self) -> None:
+        """Training, if asked for: abc ops become dense ones on quantized values, with the same derivatives."""
+        if not self._stopped():
+            report = self._stage("simulate", lambda: simulate(self.gm), spec.ABC)
+            self.declined.update(report.declined)
 
     def adjoint(self) -> None:
         """Training only: every abc op has a row of adjoints, from which AOTAutograd makes the backward graph."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from models_cifar import load_checkpoint, resnet20, vgg_small, wrn_16_4, wrn_28_10
 from rich.console import Console
+from torch import nn
 
 from abcfx.data import load
 from abcfx.train import options
@@ -37,6 +38,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument("--model", choices=MODELS, default="resnet20", help="network (%(default)s)")
     group.add_argument("--weights", metavar="FILE", help="float checkpoint to start from, and teacher")
     group.add_argument(
+        "--teacher", nargs=2, metavar=("MODEL", "FILE"),
+        help="another network and its float checkpoint, whose outputs are followed in the place of the float model's; "
+        "it was trained with the same --moments",
+    )  # fmt: skip
+    group.add_argument(
         "--moments", choices=("imagenet", "cifar10"),
         help="that the inputs are normalized with (imagenet for resnet20 with --weights, else cifar10)",
     )  # fmt: skip
@@ -45,8 +51,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.add_model_options(parser)
     options.add_recipe_options(parser, epochs=20, augment="crop")
     options.add_run_options(parser, "cifar10_run")
-    parser.set_defaults(distill_weight=1.0, temperature=4.0, follow_blocks=3.0)  # docs/training.md, The recipe
-    return parser.parse_args(arguments)
+    parser.set_defaults(distill_weight=1.0, temperature=4.0, follow_blocks=None)  # docs/training.md, The recipe
+    args = parser.parse_args(arguments)
+    if args.teacher and args.teacher[0] not in MODELS:
+        parser.error(f"--teacher takes a MODEL of {', '.join(MODELS)} and its checkpoint, got {args.teacher[0]!r}")
+    if args.follow_blocks is None:
+        args.follow_blocks = 0.0 if args.teacher else 3.0  # another network has no such blocks
+    return args
+
+
+def network(name: str, args: argparse.Namespace) -> nn.Module:
+    return MODELS[name]().to(options.device_of(args), memory_format=torch.channels_last)
 
 
 def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
@@ -54,15 +69,22 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
     moments = args.moments or ("imagenet" if args.weights and args.model == "resnet20" else "cifar10")
     data = options.limited(load(args.data), args)
     data = replace(data, **IMAGENET) if moments == "imagenet" else data
-    model = MODELS[args.model]().to(options.device_of(args), memory_format=torch.channels_last)
+    model, teacher = network(args.model, args), None
+    if args.teacher:
+        name, weights = args.teacher
+        teacher = network(name, args)
+        load_checkpoint(teacher, weights)
     if args.weights:
         load_checkpoint(model, args.weights)
     else:
         # Zagoruyko and Komodakis 2016, section 3, with a cosine in the place of the steps
-        long = Recipe(args.float_epochs, 0.1, args.batch, weight_decay=5e-4, augment=args.augment)
+        long = Recipe(
+            args.float_epochs, 0.1, args.batch, weight_decay=5e-4, augment=args.augment, autocast=args.autocast
+        )
         pretrained(args.model, model, data, long, options.make_run(args, ranks), console)
+    more = {"moments": moments} | ({"teacher": args.teacher} if args.teacher else {})
     FineTuning(
-        args.model, model, data, config, recipe, options.make_run(args, ranks), console, {"moments": moments}
+        args.model, model, data, config, recipe, options.make_run(args, ranks), console, more, teacher
     ).run()
 
 

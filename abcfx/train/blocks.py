@@ -34,6 +34,18 @@ def block_names(model: nn.Module) -> list[str]:
     return list(found) or quantized
 
 
+def require_blocks(teacher: nn.Module, names: Sequence[str]) -> None:
+    """ValueError for a teacher that has not all of these blocks."""
+    for name in names:
+        try:
+            teacher.get_submodule(name)
+        except AttributeError:
+            raise ValueError(
+                f"the teacher has no block {name!r} to follow: take a teacher of the same network, or follow_blocks=0 "
+                "(--follow-blocks 0)"
+            ) from None
+
+
 def _is_member(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Sequential | nn.ModuleList)
 

@@ -10,13 +10,16 @@ from torch import nn
 from abcfx.train.blocks import block_distance
 
 
-def compiled_parts(model: nn.Module, teacher: nn.Module | None) -> dict[str, Any]:
+def compiled_parts(model: nn.Module, teacher: nn.Module | None, simulate: bool = False) -> dict[str, Any]:
     """Keyword arguments of Trainer: `forward` on the abc backend, `teacher` and `distance` on inductor.
+
+    simulate   dense products of quantized values in training steps (passes/simulate.py), not products on bits
 
     The teacher is frozen: its weights never change, so that inductor multiplies batch norms into them.
     """
     if teacher is not None:
         teacher = torch.compile(teacher, options={"freezing": True})
     return {
-        "forward": torch.compile(model, backend="abc"), "teacher": teacher, "distance": torch.compile(block_distance),
+        "forward": torch.compile(model, backend="abc", options={"simulate": simulate}), "teacher": teacher,
+        "distance": torch.compile(block_distance),
     }  # fmt: skip

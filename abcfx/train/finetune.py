@@ -41,6 +41,7 @@ class Run:
     out             folder of the results            resume        go on from its checkpoint
     calibration     training images to calibrate on  norm_images   to take batch-norm statistics from again at the end
     distill         follow the float model           compiled      torch.compile of model (backend="abc") and teacher
+    simulate        compiled: dense products of quantized values in training steps (passes/simulate.py)
     start           checkpoint or packed model of an earlier run to begin with, of any M and N (start.py)
     stages          2: train first with FIRST_STAGE_BASES weight bases, so that activations are quantized alone, for
                     half of the epochs; then with config.M for all of them
@@ -53,6 +54,7 @@ class Run:
     norm_images: int = 0
     distill: bool = True
     compiled: bool = False
+    simulate: bool = False
     stages: int = 1
     save_minutes: float = 10.0
     ranks: Ranks = ALONE
@@ -60,7 +62,10 @@ class Run:
 
 
 class FineTuning:
-    """One fine-tuning; `run` does it. `name` is that of the network, for lines and titles."""
+    """One fine-tuning; `run` does it. `name` is that of the network, for lines and titles.
+
+    teacher   the model to follow in the place of the float one, of any architecture with the same inputs and classes
+    """
 
     def __init__(
         self,
@@ -72,10 +77,12 @@ class FineTuning:
         how: Run,
         console: Console,
         more: dict[str, Any] | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.name, self.float_model, self.data = name, float_model.eval(), data
         self.config, self.recipe, self.how, self.console = config, recipe, how, console
         self.more = more or {}  # further settings that a resumed run must share
+        self.teacher = self.float_model if teacher is None else teacher.eval()
         self.float_accuracy = 0.0
 
     def run(self) -> dict[str, Any]:
@@ -83,6 +90,8 @@ class FineTuning:
         how, final = self.how, self.how.out / "checkpoint.pt"
         self.float_accuracy = evaluate(self.float_model, self.data, ranks=how.ranks).accuracy
         self.say(f"float: {self.float_accuracy:.2f} % of {len(self.data.test_y)} test images")
+        if self.teacher is not self.float_model:
+            self.say(f"teacher: {self.accuracy(self.teacher):.2f} %")
         begun = how.resume and final.is_file()
         model = self.calibrated(self.config)
         if how.stages == 2 and not begun:
@@ -124,8 +133,8 @@ class FineTuning:
         return calibrate(model, self.data.calibration_batches(self.how.calibration), progress=False)
 
     def session(self, config: Config, recipe: Recipe, model: nn.Module, out: Path, name: str) -> Session:
-        how, teacher = self.how, self.float_model if self.how.distill else None
-        parts = compiled_parts(model, teacher) if how.compiled else {"teacher": teacher}
+        how, teacher = self.how, self.teacher if self.how.distill else None
+        parts = compiled_parts(model, teacher, how.simulate) if how.compiled else {"teacher": teacher}
         trainer = Trainer(model, self.data, recipe, seed=how.seed, ranks=how.ranks, **parts)
         return Session(
             trainer, out, name=name, settings=self.settings(config, recipe), console=self.console,
@@ -136,6 +145,7 @@ class FineTuning:
         """What two parts of a run must have in common, plain values only."""
         how = self.how
         own = {"seed": how.seed, "calibration": how.calibration, "distill": how.distill, "stages": how.stages}
+        own |= {"simulate": True} if how.simulate else {}
         own |= {} if how.start is None else {"start": str(how.start)}
         images = {"train_images": len(self.data.train_y), "test_images": len(self.data.test_y)}
         document = asdict(config) | asdict(recipe) | own | images | {"processes": how.ranks.world} | self.more

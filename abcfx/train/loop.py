@@ -14,7 +14,7 @@ from abcfx.data import Dataset
 from abcfx.layers import ABCLayer
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts
 from abcfx.train.augment import Draws, prepared
-from abcfx.train.blocks import BlockOutputs, Distance, block_distance, block_names
+from abcfx.train.blocks import BlockOutputs, Distance, block_distance, block_names, require_blocks
 from abcfx.train.distill import training_loss
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.precision import rounded_products
@@ -81,6 +81,7 @@ class Trainer:
         self._blocks: list[BlockOutputs] = []  # of the model and of its teacher, if they are compared
         if self.teacher is not None and recipe.follow_blocks:
             if names := block_names(model):
+                require_blocks(self.teacher, names)
                 self._blocks = [BlockOutputs(either, names) for either in (model, self.teacher)]
         self._draws: tuple[int, Draws] | None = None
         self._steps_of_levels = [

@@ -57,6 +57,9 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
         "--products", choices=PRODUCTS, default=PRODUCTS[0],
         help="of float layers, teacher and gradients: bf16 rounds their operands, faster with AMX (%(default)s)",
     )  # fmt: skip
+    group.add_argument(
+        "--autocast", action="store_true", help="bfloat16 activations in training steps, much faster with AMX"
+    )
     group.add_argument("--distill", action=argparse.BooleanOptionalAction, default=True, help="follow the float model")
     group.add_argument("--distill-weight", type=float, default=0.5, help="of the teacher in the loss (%(default)s)")
     group.add_argument("--temperature", type=float, default=3.0, help="of the distillation (%(default)s)")
@@ -84,6 +87,10 @@ def add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, exactly")
     group.add_argument("--save-every", type=float, default=10, metavar="MINUTES", help="and each epoch (%(default)s)")
     group.add_argument("--compile", action="store_true", help='train torch.compile(model, backend="abc")')
+    group.add_argument(
+        "--simulate", action="store_true",
+        help="with --compile: dense products of quantized values in training steps, not products on bits",
+    )  # fmt: skip
     group.add_argument("--device", help="cpu or cuda (cuda where there is one)")
     group.add_argument("--threads", type=_count, help="threads of PyTorch (as it has them)")
     group.add_argument("--seed", type=int, default=0, help="%(default)s")
@@ -102,14 +109,14 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         args.epochs, RATES[args.optimizer] if args.lr is None else args.lr, args.batch, args.optimizer,
         weight_decay=args.weight_decay, warmup=args.warmup, level_rate=args.level_rate, augment=args.augment,
         label_smoothing=args.label_smoothing, distillation=args.distill_weight, temperature=args.temperature,
-        follow_blocks=args.follow_blocks, products=args.products,
+        follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast,
     )  # fmt: skip
 
 
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
     return Run(
-        args.out, args.resume, args.seed, args.calibrate, args.bn_reestimate, args.distill, args.compile, args.stages,
-        args.save_every, ranks, args.start,
+        args.out, args.resume, args.seed, args.calibrate, args.bn_reestimate, args.distill, args.compile, args.simulate,
+        args.stages, args.save_every, ranks, args.start,
     )  # fmt: skip
 
 

@@ -71,10 +71,30 @@ def test_two_stages_with_quantized_gradients(tmp_path: Path, scripts: ModuleType
 
 
 @pytest.mark.filterwarnings("ignore::abcfx.train.telemetry.TrainingWarning")
+def test_a_teacher_of_another_network(tmp_path: Path, scripts: ModuleType, tiny: list[str], capsys, monkeypatch):
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    monkeypatch.setitem(scripts.MODELS, "wrn-16-4", lambda: wide)
+    torch.save(wide.state_dict(), tmp_path / "wide.pt")
+    options = ["--teacher", "wrn-16-4", str(tmp_path / "wide.pt"), "--epochs", "1", "--calibrate", "8"]
+    scripts.main([*tiny, *options, "--compile", "--simulate", "--autocast", "--out", str(tmp_path / "run")])
+    assert "teacher: " in capsys.readouterr().out
+    settings = json.loads((tmp_path / "run" / "result.json").read_text())["settings"]
+    assert settings["teacher"] == ["wrn-16-4", str(tmp_path / "wide.pt")]
+    assert (settings["follow_blocks"], settings["simulate"], settings["autocast"]) == (0, True, True)
+
+
+def test_an_unknown_teacher_is_refused(scripts: ModuleType, tiny: list[str], capsys):
+    with pytest.raises(SystemExit):
+        scripts.main([*tiny, "--teacher", "wrn-1", "x.pt"])
+    assert "--teacher takes a MODEL of resnet20, " in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::abcfx.train.telemetry.TrainingWarning")
 def test_without_weights_a_float_model_comes_first(tmp_path: Path, scripts: ModuleType, tiny: list[str]):
     options = ["--float-epochs", "1", "--epochs", "1", "--no-distill", "--calibrate", "8", "--limit-test", "7"]
     scripts.main([*tiny[2:], *options, "--out", str(tmp_path / "run")])
     assert (tmp_path / "run" / "float" / "history.csv").is_file()
+    scripts.MODELS["resnet20"]().load_state_dict(torch.load(tmp_path / "run" / "float" / "model.pt"))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["settings"]["test_images"] == 7
 
 

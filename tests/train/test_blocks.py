@@ -54,6 +54,12 @@ def test_the_distance_is_the_stated_mean():
     assert block_distance(teacher, teacher) == 0
 
 
+def test_a_teacher_without_the_blocks_is_refused(data: Dataset) -> None:
+    recipe = Recipe(1, 0.01, batch=8, follow_blocks=1.0)
+    with pytest.raises(ValueError, match=r"no block 'conv2' to follow.*--follow-blocks 0"):
+        Trainer(quantized_net(), data, recipe, teacher=nn.Sequential(nn.Flatten(), nn.Linear(1, 10)))
+
+
 def test_a_block_without_outputs_does_not_divide_by_zero():
     assert block_distance({"a": torch.ones(2, 3)}, {"a": torch.zeros(2, 3)}).isfinite()
 

@@ -1,0 +1,90 @@
+"""Simulated quantization in training: values and gradients of the products on bits, in dense products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracle import relative_error
+from torch import Tensor, nn
+
+import abcfx
+
+
+class Net(nn.Module):
+    """Convolution, batch norm, residual and linear layer, the first and the last one float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.norm = nn.BatchNorm2d(32)
+        self.body = nn.Conv2d(32, 32, 3, padding=1)
+        self.down = nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False)
+        self.hidden = nn.Linear(64, 48)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = (x + self.body(x)).relu()
+        x = self.down(x).relu().mean((2, 3))
+        return self.head(self.hidden(x).relu())
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 16, 16)
+
+
+@pytest.fixture
+def quantized(images: Tensor) -> nn.Module:
+    torch._dynamo.reset()
+    return abcfx.calibrate(abcfx.quantize_model(Net().eval(), 2, 2), [images])
+
+
+def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return {
+        name.removeprefix("_orig_mod."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def ops_of_a_step(model: nn.Module, x: Tensor) -> set[str]:
+    """Names of what a step runs, after the one that compiles."""
+    gradients(model, x)
+    with torch.profiler.profile() as profile:
+        gradients(model, x)
+    return {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("then", ["aot_eager", "inductor"])
+def test_simulated_gradients_equal_eager(quantized: nn.Module, images: Tensor, then: str) -> None:
+    options = {"then": then, "simulate": True}
+    compiled = torch.compile(quantized, backend="abc", fullgraph=True, options=options)
+    got, want = gradients(compiled, images), gradients(quantized, images)
+    assert got.keys() == want.keys()
+    limit = 1e-4 if then == "aot_eager" else 2e-2  # a code that flips moves all gradients
+    for name, grad in want.items():
+        if not name.endswith("activation_scale"):  # dithered in eager mode; tests/quant/test_ste.py has the exact one
+            assert relative_error(got[name], grad) <= limit, name
+
+
+def test_a_simulated_step_has_no_product_on_bits(quantized: nn.Module, images: Tensor) -> None:
+    compiled = torch.compile(quantized, backend="abc", options={"then": "aot_eager", "simulate": True})
+    with torch.autocast("cpu", torch.bfloat16):
+        ran = ops_of_a_step(compiled, images)
+    assert "abc::quantize_weight" in ran
+    assert not ran & {"abc::product", "abc::input_adjoint", "abc::weight_adjoint"}
+
+
+def test_layers_that_cannot_be_simulated_keep_their_products(images: Tensor) -> None:
+    torch._dynamo.reset()
+    q = abcfx.calibrate(abcfx.quantize_model(Net().eval(), grad_bases=4), [images])
+    compiled = torch.compile(q, backend="abc", options={"then": "aot_eager", "simulate": True})
+    assert "abc::product" in ops_of_a_step(compiled, images)
+
+
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_simulated_training_with_a_dynamic_batch_takes_one_graph(quantized: nn.Module) -> None:
+    compiled = torch.compile(quantized, backend="abc", fullgraph=True, dynamic=True, options={"simulate": True})
+    for batch in (4, 7, 2):
+        gradients(compiled, torch.randn(batch, 3, 16, 12))
