@@ -107,10 +107,10 @@ def verify(
 ) -> None:
     """SpecError naming the node, the problem and the stages that ran, unless `gm` is what `level` says.
 
-    declined: nodes that a rule left alone with a reason; they may keep their spelling. A quantized model is lowered
-    without canonicalize, so nothing at KERNEL level is then held to it.
+    declined: nodes that a rule left alone with a reason; they may keep their spelling. A quantized model goes
+    on without canonicalize, so nothing is then held to it.
     """
-    spelled = level is not KERNEL or "canonicalize" in ran
+    spelled = "canonicalize" in ran
     for graph_module in with_bodies(gm):
         graph_module.graph.lint()
         for node in graph_module.graph.nodes:

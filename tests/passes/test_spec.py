@@ -18,13 +18,14 @@ def pipeline(function=lambda m, x: F.linear(x, m.w)) -> Pipeline:
 
 
 def test_a_spelling_that_is_left() -> None:
-    with pytest.raises(spec.SpecError, match=r"^linear \(.*\): a functional spelling .* Stages that ran: capture\."):
-        spec.verify(pipeline().gm, spec.ATEN, ["capture"])
+    with pytest.raises(spec.SpecError, match=r"^linear \(.*\): a functional spelling .* that ran: canonicalize\."):
+        spec.verify(pipeline().gm, spec.ATEN, ["canonicalize"])
+    spec.verify(pipeline().gm, spec.ATEN, ["simulate"])  # a quantized model is never canonicalized
 
 
 def test_a_declined_spelling_may_stay() -> None:
     gm = dynamo(Net(lambda m, x: F.linear(x, m.w), w=(64,)), torch.randn(2, 64)).pipeline().gm
-    spec.verify(gm, spec.ATEN, [], declined=["linear"])
+    spec.verify(gm, spec.ATEN, ["canonicalize"], declined=["linear"])
 
 
 def test_levels_of_the_wrong_length() -> None:
