@@ -1,15 +1,17 @@
-"""Random crops and mirror images, a draw of its own for each image, on bytes."""
+"""Random crops and mirror images, a draw of its own for each image, on bytes; and the batches made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from abcfx.data import Dataset
+from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.recipe import Recipe
 
 
@@ -27,11 +29,18 @@ class Draws:
 
     @classmethod
     def of_epoch(cls, images: int, recipe: Recipe, seed: int, epoch: int) -> Draws:
-        """The same for the same (seed, epoch): a run that goes on in the middle of an epoch needs no other state."""
+        """The same for the same (seed, epoch): a run that goes on in the middle of an epoch needs no other state.
+
+        With recipe.views, what is done to an image is a function of (seed, epoch mod views) and comes again.
+        """
         generator = torch.Generator().manual_seed((seed << 20) + epoch)
         order = torch.randperm(images, generator=generator)
+        if recipe.views:
+            generator.manual_seed((seed << 20) + (1 << 19) + epoch % recipe.views)
         top, left = torch.randint(2 * recipe.pad + 1, (2, images), generator=generator)
         mirror = torch.rand(images, generator=generator) < 0.5
+        if recipe.views:
+            top, left, mirror = top[order], left[order], mirror[order]
         if recipe.augment != "crop":
             top, left = torch.full_like(top, recipe.pad), torch.full_like(left, recipe.pad)
         if recipe.augment == "none":
@@ -61,6 +70,32 @@ def augment(images: Tensor, draws: Draws, pad: int) -> Tensor:
 def prepared(data: Dataset, draws: Draws, recipe: Recipe) -> Tensor:
     """f32[b, c, h, w]: the training images of `draws`, augmented and normalized."""
     return data.prepare(augment(data.train_x[draws.order], draws, recipe.pad if recipe.augment == "crop" else 0))
+
+
+class Batch(NamedTuple):
+    """images f32[b, c, h, w] augmented and normalized; labels i64[b]; order i64[b]: which training images they are"""
+
+    images: Tensor
+    labels: Tensor
+    order: Tensor
+    epoch: int
+
+
+class Batches:
+    """The batches of a training: each a function of (seed, step), so that nothing has to be kept of them."""
+
+    def __init__(self, data: Dataset, recipe: Recipe, seed: int) -> None:
+        self.data, self.recipe, self.seed = data, recipe, seed
+        self._drawn: tuple[int, Draws] | None = None
+
+    def at(self, step: int, ranks: Ranks = ALONE) -> Batch:
+        """That of a step; of several processes, the part that this one takes."""
+        images, size = len(self.data.train_y), self.recipe.batch
+        epoch, batch = divmod(step, self.recipe.batches(images))
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = epoch, Draws.of_epoch(images, self.recipe, self.seed, epoch)
+        draws = self._drawn[1].batch(ranks.part(batch * size, min((batch + 1) * size, images)))
+        return Batch(prepared(self.data, draws, self.recipe), self.data.train_y[draws.order], draws.order, epoch)
 
 
 def augmented_batches(data: Dataset, recipe: Recipe, seed: int, images: int) -> Iterator[Tensor]:

@@ -1,7 +1,10 @@
-"""The loss: cross-entropy with the labels, and with a teacher the distance of its outputs."""
+"""The loss: cross-entropy with the labels, and with a teacher the distance of its outputs; and what a teacher says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +24,31 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 3.0
         reduction="batchmean", log_target=True,
     )  # fmt: skip
     return temperature**2 * divergence
+
+
+class TeacherOutputs:
+    """What a teacher says of each view of each training image, computed once.
+
+    views   0: nothing is kept, as every view is new        images   how many there are
+    """
+
+    def __init__(self, teacher: Callable[[Tensor], Tensor], images: int, views: int) -> None:
+        self.teacher, self.images, self.views = teacher, images, views
+        self.kept: dict[int, Tensor] = {}  # view → f32[images, classes], NaN where it is not known
+
+    @torch.no_grad()
+    def of(self, batch: Tensor, order: Tensor, epoch: int) -> Tensor:
+        """f32[b, classes] for a batch of this epoch; order i64[b] says which images they are."""
+        if not self.views:
+            return self.teacher(batch).float()
+        known = self.kept.get(epoch % self.views)
+        if known is not None and not (found := known[order]).isnan().any():
+            return found.to(batch.device)
+        outputs = self.teacher(batch).float()
+        if known is None:
+            known = self.kept[epoch % self.views] = torch.full((self.images, outputs.shape[1]), torch.nan)
+        known[order] = outputs.cpu()
+        return outputs
 
 
 def training_loss(output: Tensor, labels: Tensor, teacher: Tensor | None, recipe: Recipe) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from abcfx.data import Dataset
 from abcfx.layers import ABCLayer
 from abcfx.ops.warm_start import restore_warm_starts, warm_starts
-from abcfx.train.augment import Draws, prepared
+from abcfx.train.augment import Batch, Batches
 from abcfx.train.blocks import BlockOutputs, Distance, block_distance, block_names, require_blocks
-from abcfx.train.distill import training_loss
+from abcfx.train.distill import TeacherOutputs, training_loss
 from abcfx.train.distributed import ALONE, Ranks
 from abcfx.train.precision import rounded_products
 from abcfx.train.recipe import Recipe, make_optimizer
@@ -83,7 +83,9 @@ class Trainer:
             if names := block_names(model):
                 require_blocks(self.teacher, names)
                 self._blocks = [BlockOutputs(either, names) for either in (model, self.teacher)]
-        self._draws: tuple[int, Draws] | None = None
+        views = 0 if self._blocks else recipe.views  # blocks are not kept, so that the teacher has to run
+        self.teacher_outputs = None if self.teacher is None else TeacherOutputs(self.teacher, len(data.train_y), views)
+        self._batches = Batches(data, recipe, seed)
         self._steps_of_levels = [
             m.activation_scale for m in model.modules() if isinstance(m, ABCLayer) and m.plan.levels == "coded"
         ]
@@ -121,11 +123,11 @@ class Trainer:
         if self.step % self.batches == 0:
             self.loss_sum, self.right = 0.0, 0
         torch.manual_seed(hash((self.seed, self.step, self.ranks.rank)) & 0xFFFF_FFFF_FFFF)
-        images, labels = self.next_batch()
-        loss, output = self.forward_backward(images, labels)
+        batch = self._batches.at(self.step, self.ranks)
+        loss, output = self.forward_backward(batch)
         self.ranks.average_gradients(self.model)
-        right = (output.argmax(1) == labels).sum()
-        loss_sum, right, count = self.ranks.sums(float(loss.detach()) * len(labels), int(right), len(labels))
+        right, count = (output.argmax(1) == batch.labels).sum(), len(batch.labels)
+        loss_sum, right, count = self.ranks.sums(float(loss.detach()) * count, int(right), count)
         value = loss_sum / count
         if not math.isfinite(value):
             raise DivergedError(
@@ -144,32 +146,22 @@ class Trainer:
         self.step += 1
         return value
 
-    def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss and outputs of one batch; the gradients are left in the parameters."""
         followed = None
         with ExitStack() as stack:
             stack.enter_context(rounded_products(self.recipe.products))
             seen = [stack.enter_context(blocks.recording()) for blocks in self._blocks]
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
-                output = self.forward(images)
-                if self.teacher is not None:
-                    with torch.no_grad():
-                        followed = self.teacher(images).float()
-            loss = training_loss(output.float(), labels, followed, self.recipe)
+            with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
+                output = self.forward(batch.images)
+                if self.teacher_outputs is not None:
+                    followed = self.teacher_outputs.of(batch.images, batch.order, batch.epoch)
+            loss = training_loss(output.float(), batch.labels, followed, self.recipe)
             if seen:
                 loss = loss + self.recipe.follow_blocks * self.distance(*seen)
             self.optimizer.zero_grad()
             loss.backward()
         return loss, output.detach()
-
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Augmented, normalized images and their labels for the step to come."""
-        epoch, batch = divmod(self.step, self.batches)
-        if self._draws is None or self._draws[0] != epoch:
-            self._draws = epoch, Draws.of_epoch(len(self.data.train_y), self.recipe, self.seed, epoch)
-        first = batch * self.recipe.batch
-        draws = self._draws[1].batch(self.ranks.part(first, min(first + self.recipe.batch, len(self.data.train_y))))
-        return prepared(self.data, draws, self.recipe), self.data.train_y[draws.order]
 
     def epoch_row(self) -> dict[str, Any]:
         """What the epoch so far was like on the training images."""
@@ -190,10 +182,13 @@ class Trainer:
             "step": self.step,
             "loss_sum": self.loss_sum,
             "right": self.right,
+            "teacher_outputs": self.teacher_outputs.kept if self.teacher_outputs else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         restore_warm_starts(self.model, state["warm_starts"])
+        if self.teacher_outputs:
+            self.teacher_outputs.kept = state["teacher_outputs"]
         self.step, self.loss_sum, self.right = state["step"], state["loss_sum"], state["right"]

@@ -54,6 +54,11 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     group.add_argument("--label-smoothing", type=float, default=0.0, help="%(default)s")
     group.add_argument("--augment", choices=AUGMENTS, default=augment, help="crop means flip too (%(default)s)")
     group.add_argument(
+        "--views", type=_none_or_count, default=0, metavar="R",
+        help="of each image that augmentation makes; the teacher sees each once, in the first R epochs "
+        "(%(default)s: a new view in every epoch)",
+    )  # fmt: skip
+    group.add_argument(
         "--products", choices=PRODUCTS, default=PRODUCTS[0],
         help="of float layers, teacher and gradients: bf16 rounds their operands, faster with AMX (%(default)s)",
     )  # fmt: skip
@@ -109,7 +114,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         args.epochs, RATES[args.optimizer] if args.lr is None else args.lr, args.batch, args.optimizer,
         weight_decay=args.weight_decay, warmup=args.warmup, level_rate=args.level_rate, augment=args.augment,
         label_smoothing=args.label_smoothing, distillation=args.distill_weight, temperature=args.temperature,
-        follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast,
+        follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast, views=args.views,
     )  # fmt: skip
 
 

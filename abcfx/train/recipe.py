@@ -27,6 +27,8 @@ class Recipe:
     temperature       of both softmaxes in that part
     follow_blocks     weight of the distance of block outputs from those of the teacher (blocks.py); 0 for none
     augment           "crop" (a random crop after padding by `pad`, and half of them mirrored), "flip" or "none"
+    views             how many different views of each image augmentation makes, 0 for a new one in each epoch; what the
+                      teacher says of a view is kept, so that it runs in the first `views` epochs only
     autocast          bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
     products          "bf16": operands of float convolutions and matrix products are rounded to bfloat16 in training
                       steps, sums stay float32; as before on processors without such instructions
@@ -48,6 +50,7 @@ class Recipe:
     follow_blocks: float = 0.0
     augment: str = "crop"
     pad: int = 4
+    views: int = 0
     autocast: bool = False
     products: str = "f32"
 
@@ -61,7 +64,7 @@ class Recipe:
         for name in ("learning_rate", "batch", "temperature"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        for name in ("epochs", "weight_decay", "level_rate", "follow_blocks", "pad"):
+        for name in ("epochs", "weight_decay", "level_rate", "follow_blocks", "pad", "views"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 

@@ -1,11 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import TinyNet
 
 from abcfx.data import Dataset
-from abcfx.train import Trainer
-from abcfx.train.augment import Draws, augment, augmented_batches
+from abcfx.train.augment import Batches, Draws, augment, augmented_batches
 from abcfx.train.recipe import Recipe
 
 
@@ -61,11 +59,23 @@ def test_a_batch_is_a_part_of_the_epoch():
     assert torch.cat([part.mirror for part in parts]).equal(draws.mirror)
 
 
+def test_views_come_again_in_another_order():
+    recipe = Recipe(1, 0.1, views=2)
+    epochs = [Draws.of_epoch(40, recipe, 3, epoch) for epoch in range(4)]
+    assert len({tuple(draws.order.tolist()) for draws in epochs}) == 4
+
+    def by_image(draws: Draws) -> list[tuple]:
+        done = zip(draws.order.tolist(), draws.top.tolist(), draws.left.tolist(), draws.mirror.tolist(), strict=True)
+        return sorted(done)
+
+    views = [by_image(draws) for draws in epochs]
+    assert views[0] == views[2] != views[1] == views[3]
+
+
 def test_batches_are_those_that_training_sees(data: Dataset):
     """The first ones of the first epoch, pixel for pixel."""
     recipe = Recipe(1, 0.1, batch=24)
-    trainer = Trainer(TinyNet(), data, recipe, seed=5)
     batches = list(augmented_batches(data, recipe, 5, 40))
     assert [len(batch) for batch in batches] == [24, 24]
-    assert torch.equal(batches[0], trainer.next_batch()[0])
+    assert torch.equal(batches[0], Batches(data, recipe, 5).at(0).images)
     assert not torch.equal(batches[0], next(augmented_batches(data, recipe, 6, 40)))

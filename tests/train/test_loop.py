@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from abcfx.data import Dataset
 from abcfx.train import Recipe, Trainer, evaluate, train
+from abcfx.train.augment import Batches
 from abcfx.train.loop import DivergedError
 
 RECIPE = Recipe(5, 0.02, batch=12, weight_decay=1e-4)
@@ -90,12 +91,44 @@ def test_the_rows_of_an_epoch(data: Dataset):
 
 
 def test_all_images_of_an_epoch_are_different(data: Dataset):
-    trainer = Trainer(TinyNet(), data, Recipe(1, 0.1, batch=16, augment="none"))
-    seen: list[Tensor] = []
-    for step in range(4):
-        trainer.step = step
-        seen.append(trainer.next_batch()[0])
-    assert torch.cat(seen).flatten(1).unique(dim=0).shape == (64, 64)
+    batches = Batches(data, Recipe(1, 0.1, batch=16, augment="none"), 0)
+    assert torch.cat([batches.at(step).images for step in range(4)]).flatten(1).unique(dim=0).shape == (64, 64)
+
+
+def test_the_teacher_sees_each_view_once(data: Dataset):
+    teacher, calls = TinyNet(), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    recipe = Recipe(5, 0.1, batch=16, views=2, distillation=1.0)
+    losses: list[float] = []
+    trainer = Trainer(quantized_net(), data, recipe, teacher=teacher)
+    trainer.run(losses.append)
+    assert len(calls) == 2 * 4  # of 5 epochs of 4 steps
+
+    def unkept(batch: Tensor, order: Tensor, epoch: int) -> Tensor:
+        with torch.no_grad():
+            return teacher(batch)
+
+    other = Trainer(quantized_net(), data, recipe, teacher=teacher)
+    other.teacher_outputs.of = unkept
+    again: list[float] = []
+    other.run(again.append)
+    assert again == pytest.approx(losses, rel=1e-4)
+
+
+def test_what_the_teacher_said_is_part_of_the_state(data: Dataset):
+    recipe = Recipe(4, 0.1, batch=16, views=1, distillation=1.0)
+    trainer = Trainer(quantized_net(), data, recipe, teacher=TinyNet())
+    for _ in range(4):
+        trainer.train_step()
+    other = Trainer(quantized_net(), data, recipe, teacher=trainer.teacher)
+    other.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    other.teacher.register_forward_hook(lambda *_: pytest.fail("the teacher ran again"))
+    assert other.train_step() > 0
+
+
+def test_a_teacher_whose_blocks_are_followed_runs_in_every_step(data: Dataset):
+    recipe = Recipe(1, 0.1, batch=16, views=1, follow_blocks=1.0)
+    assert Trainer(quantized_net(), data, recipe, teacher=TinyNet()).teacher_outputs.views == 0
 
 
 def test_the_schedule_reaches_the_optimizer(data: Dataset):
