@@ -29,7 +29,7 @@ from abcfx.ops.saved_activation import in_memory_format, is_channels_last
 from abcfx.ops.schema import LINEAR, Geometry
 from abcfx.ops.weight_cache import WeightRecipe
 from abcfx.plan import LayerPlan
-from abcfx.quant import ste
+from abcfx.quant import activations, ste
 
 abc, aten = torch.ops.abc, torch.ops.aten
 ONCE = ("input_adjoint", "weight_adjoint", "activation_adjoint")
@@ -150,6 +150,23 @@ def quantize_activation_adjoint(
     return *(g.to(dtype) for g, dtype in zip(gradients, facts.dtypes, strict=True)), *([None] * (len(needs) - 3))
 
 
+class Fake(NamedTuple):
+    activation_bases: int
+    dtypes: tuple[torch.dtype, ...]
+
+
+def fake_quantize(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> tuple[Tensor]:
+    """Written out, so that a compiler sees through it."""
+    return (activations.quantize(input, scale, shift, activation_bases, "coded"),)
+
+
+def fake_quantize_adjoint(
+    dy: Tensor, facts: Fake, needs: Sequence[bool], x: Tensor, scale: Tensor, shift: Tensor
+) -> tuple:
+    gradients = ste.activation_adjoint(dy, x, scale, shift, facts.activation_bases, "coded")
+    return *(g.to(dtype) for g, dtype in zip(gradients, facts.dtypes, strict=True)), None
+
+
 def quantize_weight_adjoint(dw_hat: Tensor, dtype: torch.dtype, needs: Sequence[bool]) -> tuple:
     """∂Ŵ/∂W = 1."""
     return dw_hat.to(dtype), None, None, None, None, None
@@ -160,6 +177,12 @@ ADJOINT: dict[str, tuple[Callable, Callable, tuple[int, ...], Callable]] = {
     "linear": (forward_of(linear_facts), linear_facts, (1, 3, 4), layer_adjoint),
     "convolution": (forward_of(convolution_facts), convolution_facts, (1, 3, 4), layer_adjoint),
     "quantize_activation": (quantize_activation, quantize_activation_facts, (1, 2), quantize_activation_adjoint),
+    "fake_quantize": (
+        fake_quantize,
+        lambda input, scale, shift, n: Fake(n, (input.dtype, scale.dtype, shift.dtype)),
+        (0, 1, 2),
+        fake_quantize_adjoint,
+    ),
     "quantize_weight": (
         lambda *arguments: (abc.quantize_weight(*arguments),),
         lambda weight, *_: weight.dtype,

@@ -1,4 +1,5 @@
-"""abc::quantize_activation:  x̂ = Σ_q β_q A_q(x) + c; abc::activation_adjoint: its straight-through adjoint on bits."""
+"""abc::quantize_activation:  x̂ = Σ_q β_q A_q(x) + c; abc::activation_adjoint: its straight-through adjoint on bits;
+abc::fake_quantize: the same x̂ without bits."""
 
 from __future__ import annotations
 
@@ -30,6 +31,21 @@ def quantize_activation(
 @torch.library.register_fake("abc::quantize_activation", lib=ABC)
 def _fake(input: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(input)
+
+
+ABC.define(
+    "fake_quantize(Tensor input, Tensor scale, Tensor shift, int activation_bases) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl(ABC, "fake_quantize", "CompositeExplicitAutograd")
+def fake_quantize(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
+    """x̂ of coded levels as quantize_activation gives it; its adjoint keeps x and not bits, for compilers to fuse."""
+    return activations.quantize(input, scale, shift, activation_bases, "coded")
+
+
+torch.library.register_fake("abc::fake_quantize", _fake, lib=ABC)
 
 
 ABC.define(

@@ -30,7 +30,7 @@ FITS: dict[str, Fit] = {"coded": fit_coded, "thermometer": fit_thermometer}
 def codes(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
     """k of "coded" levels as integral f32 of x's shape."""
     scale, shift = in_f32(scale), in_f32(shift)
-    steps = (x.to(torch.float32) - shift[0]) * scale[0].reciprocal()
+    steps = (_as(x, torch.float32) - shift[0]) * scale[0].reciprocal()
     k = steps.round().clamp(0, 2**activation_bases - 1)
     return k.masked_fill(k != k, 0.0)  # NaN only; inductor vectorizes this and not isnan or nan_to_num
 
@@ -63,7 +63,7 @@ def quantize(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, lev
     require_levels(levels)
     scale, shift = in_f32(scale), in_f32(shift)
     if levels == "coded":
-        return (codes(x, scale, shift, activation_bases) * scale[0] + shift[0]).to(x.dtype)
+        return _as(codes(x, scale, shift, activation_bases) * scale[0] + shift[0], x.dtype)
     total = scale[0] * _thermometer_plane(x, shift[0])
     for q in range(1, activation_bases):
         total = total + scale[q] * _thermometer_plane(x, shift[q])
@@ -108,6 +108,11 @@ def fit(samples: Tensor, activation_bases: int, levels: str, fits: Mapping[str, 
 def require_levels(levels: str) -> None:
     if levels not in FITS:
         raise ValueError(f"levels must be one of {', '.join(FITS)}, got {levels!r}")
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x.to(dtype), which below autograd must not return x itself."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _thermometer_plane(x: Tensor, shift: Tensor) -> Tensor:

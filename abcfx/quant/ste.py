@@ -53,25 +53,6 @@ def activation_adjoint(
     return dx.to(x.dtype), dscale, dshift
 
 
-def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
-    """x̂ of coded levels in operations whose derivatives are those of `activation_adjoint`, for compilers to fuse.
-
-    x   f[...]   scale, shift   f[1]   →   x̂ in the shape and dtype of x
-
-    A NaN stays one.
-    """
-    wide, top = x.to(torch.float32), 2**activation_bases - 1
-    rate = (wide.new_ones(()).expand(wide.shape).sum() * top).rsqrt()  # as in _coded_gradients
-    scale, shift = (_with_derivative(level, level * rate) for level in (scale.float()[0], shift.float()[0]))
-    t = ((wide - shift) * scale.reciprocal()).clamp(0, top)
-    return (_with_derivative(t.round(), t) * scale + shift).to(x.dtype)
-
-
-def _with_derivative(value: Tensor, of: Tensor) -> Tensor:
-    """Exactly `value`, with the derivative of `of`."""
-    return value.detach() + (of - of.detach())
-
-
 def thermometer_windows(scale: Tensor, shift: Tensor, rule: str) -> tuple[Tensor, Tensor]:
     """Where the straight-through rule lets a gradient pass each step of thermometer levels, and times what.
 

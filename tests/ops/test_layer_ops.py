@@ -116,6 +116,21 @@ def test_thermometer_adjoints_follow_the_rule(rule: str) -> None:
             assert relative_error(a, b) <= TOLERANCE
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("planes", [1, 3])
+def test_fake_quantize_is_the_quantizer_with_the_exact_adjoint(planes: int, dtype: torch.dtype) -> None:
+    x = torch.randn(40, 30).to(dtype).requires_grad_()
+    scale, shift = (t.requires_grad_() for t in fit(x.detach().flatten(), planes, "coded"))
+    grad = torch.randn(40, 30).to(dtype)
+    out = abc.fake_quantize(x, scale, shift, planes)
+    assert torch.equal(out, abc.quantize_activation(x, scale, shift, planes, "coded"))
+    got = torch.autograd.grad(out, (x, scale, shift), grad)
+    want = ste.activation_adjoint(grad, x.detach(), scale.detach(), shift.detach(), planes, "coded")
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
 def test_frozen_operands_get_no_gradient() -> None:
     x, weight, bias, scale, shift = operands(*LINEAR, 8, PLANS[0])
     out = abc.linear(x.detach(), weight, bias.detach(), scale.detach(), shift.detach(), *PLANS[0])

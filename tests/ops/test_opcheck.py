@@ -69,6 +69,13 @@ def _() -> Samples:
     yield x, scale, shift, plan[1], plan[3], "abc"
 
 
+@samples_of("abc::fake_quantize", ANY_FLOAT)
+def _() -> Samples:
+    for plan in (plan for plan in PLANS if plan[3] == "coded"):
+        x, _, _, scale, shift = operands(*LINEAR, 8, plan)
+        yield x, scale, shift, plan[1]
+
+
 @samples_of("abc::quantize_weight", ANY_FLOAT)
 def _() -> Samples:
     for plan in PLANS:

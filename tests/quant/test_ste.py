@@ -9,7 +9,6 @@ from abcfx.quant.ste import (
     activation_adjoint,
     activation_windows,
     dither,
-    fake_quantize,
     thermometer_windows,
     weight_adjoint,
     window_adjoint,
@@ -53,23 +52,6 @@ def test_coded_adjoint_is_autograd_with_the_rounding_passed_through(bases, start
     torch.testing.assert_close(dshift, expected[2] * rate, rtol=1e-5, atol=bound)
     reference = coded_reference(x, scale, shift, bases)
     torch.testing.assert_close(quantize(x, scale, shift, bases, "coded"), reference, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("bases", [1, 2, 3, 8])
-@pytest.mark.parametrize("start", [0.0, -0.9])
-def test_fake_quantize_has_the_values_of_the_quantizer_and_the_derivatives_of_its_adjoint(bases, start):
-    x, grad, scale, shift = torch.randn(4, 60), torch.randn(4, 60), tensor(0.37), tensor(start)
-    assert torch.equal(fake_quantize(x, scale, shift, bases), quantize(x, scale, shift, bases, "coded"))
-    found = reference_gradients(lambda *args: fake_quantize(*args, bases), grad, x, scale, shift)
-    bound = 1e-6 * float(grad.abs().sum()) * 2**bases  # f32 sums of 240 terms of this size
-    for value, wanted in zip(found, activation_adjoint(grad, x, scale, shift, bases, "coded"), strict=True):
-        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=bound)
-
-
-def test_fake_quantize_computes_in_f32_and_keeps_the_dtype():
-    x, scale, shift = torch.randn(500).bfloat16(), tensor(0.37), tensor(-0.1)
-    assert torch.equal(fake_quantize(x, scale, shift, 2), quantize(x, scale, shift, 2, "coded"))
-    assert fake_quantize(tensor(float("nan")), scale, shift, 2).isnan()
 
 
 @pytest.mark.parametrize("bases", [1, 2, 5])
