@@ -4,6 +4,7 @@
     grad_input    from dy: rounding to K planes and packing included (K = 0: the float product on Ŵ)
     grad_weight   likewise, from the bits of the forward pass
     step          forward, backward and an SGD update, in which the weight bases are fitted anew
+    simulated     the same with dense products of quantized values, in bf16 autocast (passes/simulate.py)
 
 Float rivals run in channels_last, eager and compiled; the faster counts. Nothing of a step is left out on either side.
 """
@@ -27,6 +28,7 @@ from abcfx.bench.workloads import ConvShape, levels_for
 from abcfx.ops.schema import Geometry
 from abcfx.plan import LayerPlan
 
+STEP, SIMULATED = "step", "simulated step"
 PRODUCTS = ("forward", "grad_input", "grad_weight")
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 RATE = 1e-3  # of the SGD update; no time depends on it
@@ -137,9 +139,11 @@ def _our_products(
 
 
 def measure_step(
-    name: str, model: nn.Module, x: Tensor, triples: Sequence[Bases], kinds: Sequence[str], seconds: float, tick: Tick
-) -> TrainingMeasurement:
-    """A whole training step of a model that maps images to logits: loss, backward and update.
+    name: str, model: nn.Module, x: Tensor, triples: Sequence[Bases], kinds: Sequence[str], seconds: float, tick: Tick,
+    simulate: bool = False,
+) -> TrainingMeasurement:  # fmt: skip
+    """A whole training step of a model that maps images to logits: loss, backward and update; with `simulate` also in
+    dense products for each K = 0.
 
     Raises ValueError or RuntimeError as the model does on `x`.
     """
@@ -154,8 +158,9 @@ def measure_step(
         tick(f"{bases}: calibrating and compiling")
         quantized = abcfx.quantize_model(model, bases.M, bases.N, grad_bases=bases.K)
         abcfx.calibrate(quantized, [x[:32]], progress=False)
-        ours[str(bases)] = _step(quantized, x, labels, "abc")
-        ours[str(bases)]()
+        for part in (STEP, SIMULATED) if simulate and not bases.K else (STEP,):
+            call = ours[bases, part] = _step(copy.deepcopy(quantized), x, labels, "abc", part == SIMULATED)
+            call()
     rough_ms = min(1e3 * rough_s(call) for call in ours.values())
     heats: dict[str, list[Form]] = {}
     for kind in kinds:
@@ -168,30 +173,37 @@ def measure_step(
         heats[kind] = run_heats(forms, (), rough_ms, lambda form, kind=kind: tick(f"{kind} {form}"))
     tick("racing")
     rivals = {kind: fastest(forms)[:1] for kind, forms in heats.items()}
-    entrants = dict(ours) | {kind: forms[0].call for kind, forms in rivals.items() if forms}
+    entrants: dict[str, Callable[[], object]] = {f"{bases} {part}": call for (bases, part), call in ours.items()}
+    entrants |= {kind: forms[0].call for kind, forms in rivals.items() if forms}
     laps = run_laps(entrants, seconds)
     found.rivals = {kind: _facts(kind, forms, laps) for kind, forms in heats.items()}
     racing = [kind for kind, forms in rivals.items() if forms]
     found.entries = [
-        Entry(b, "step", laps.ms(str(b)), {kind: laps.ratio(kind, str(b)) for kind in racing}) for b in triples
+        Entry(b, part, laps.ms(f"{b} {part}"), {kind: laps.ratio(kind, f"{b} {part}") for kind in racing})
+        for b, part in ours
     ]
     return found
 
 
 def _facts(kind: str, forms: Sequence[Form], laps: Laps) -> dict[str, Any]:
     facts: dict[str, Any] = {form.name: form.reason if form.rough_ms is None else form.rough_ms for form in forms}
-    return facts | ({"step": laps.ms(kind).median} if kind in laps.seconds else {})
+    return facts | (dict.fromkeys((STEP, SIMULATED), laps.ms(kind).median) if kind in laps.seconds else {})
 
 
-def _step(model: nn.Module, x: Tensor, labels: Tensor, backend: str | None = None) -> Callable[[], Tensor]:
+def _step(
+    model: nn.Module, x: Tensor, labels: Tensor, backend: str | None = None, simulate: bool = False
+) -> Callable[[], Tensor]:
     """One SGD step with momentum, as a call that returns the loss."""
     model.train()
-    run = model if backend is None else torch.compile(model, backend=backend, dynamic=False)
+    options = {"simulate": True} if simulate else None
+    run = model if backend is None else torch.compile(model, backend=backend, dynamic=False, options=options)
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9)
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(run(x).float(), labels)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=simulate):
+            output = run(x)
+        loss = nn.functional.cross_entropy(output.float(), labels)
         loss.backward()
         optimizer.step()
         return loss.detach()

@@ -48,6 +48,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def add_step(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
+    parser.add_argument(
+        "--simulate", action="store_true", help="also dense products of quantized values, in bf16 autocast, if K = 0"
+    )
     _add_shared(parser, 20)
 
 
@@ -85,7 +88,8 @@ def run_step(arguments: argparse.Namespace) -> int:
     model, x = load_model(arguments.model, arguments.unsafe_load), example_input(arguments.input)
     job = _of_model(
         arguments, x, lambda tick: measure_step(
-            arguments.model, model, x, triples, arguments.rivals, arguments.seconds, tick)
+            arguments.model, model, x, triples, arguments.rivals, arguments.seconds, tick,
+            arguments.simulate)
     )  # fmt: skip
     return run_report(arguments, [(arguments.model, job)], training_table)
 
