@@ -148,9 +148,16 @@ class Trainer:
 
     def forward_backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss and outputs of one batch; the gradients are left in the parameters."""
+        with rounded_products(self.recipe.products):
+            loss, output = self.loss(batch)
+            self.optimizer.zero_grad()
+            loss.backward()
+        return loss, output.detach()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """That of one batch, and the outputs."""
         followed = None
         with ExitStack() as stack:
-            stack.enter_context(rounded_products(self.recipe.products))
             seen = [stack.enter_context(blocks.recording()) for blocks in self._blocks]
             with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.recipe.autocast):
                 output = self.forward(batch.images)
@@ -159,9 +166,7 @@ class Trainer:
             loss = training_loss(output.float(), batch.labels, followed, self.recipe)
             if seen:
                 loss = loss + self.recipe.follow_blocks * self.distance(*seen)
-            self.optimizer.zero_grad()
-            loss.backward()
-        return loss, output.detach()
+        return loss, output
 
     def epoch_row(self) -> dict[str, Any]:
         """What the epoch so far was like on the training images."""
