@@ -3,8 +3,9 @@
     capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── fuse ──►
     KERNEL, bits from layer to layer ──► inductor
 
-`open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC: AOTAutograd
-makes its backward graph of the rows of passes/adjoint.py. An inference graph goes on to KERNEL.
+`open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC, or on
+request in dense ops on quantized values (simulate); AOTAutograd makes its backward graph of the rows of
+passes/adjoint.py. An inference graph goes on to KERNEL.
 """
 
 from __future__ import annotations

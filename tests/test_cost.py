@@ -46,16 +46,19 @@ def test_few_channels_cost_as_much_as_a_word():
 
 
 def test_lut_by_hand():
-    dims = Dims(rows=10, cols=40, channels=64, taps=9, values=640, M=2, N=3, vectors=4)
+    dims = Dims(rows=10, cols=40, channels=64, taps=9, values=640, M=2, N=3, vectors=4, run=3)
     packed, tables = 640 * (1 + 3 * 0.25), 640 * 0.5
     product = 10 * 4 * (2 * 9 * 8 + 32 * 0.125)  # 40 outputs and two planes take four vectors
     assert us("lut", dims) == pytest.approx(packed + tables + product + 2)
 
 
 def test_planes_up_to_five_cost_the_lut_nothing_but_their_packing():
-    one, five, six = (Dims(10, 64, 64, 9, values=640, N=n, tables=-(-n // 5)) for n in (1, 5, 6))
+    one, five, six = (Dims(10, 64, 64, 9, values=640, N=n, run=n) for n in (1, 5, 6))
     assert us("lut", five) - us("lut", one) == pytest.approx(640 * 4 * 0.25)
     assert us("lut", six) > 1.4 * us("lut", five)
+    tiles = replace(UNIT, digit=7)  # which take seven
+    assert us("lut", six, tiles) - us("lut", five, tiles) == pytest.approx(640 * 0.25)
+    assert us("lut", six._replace(run=1)) > 3.5 * us("lut", five)  # planes of thermometer levels, one by one
 
 
 def test_float_and_dense_by_hand():
@@ -117,13 +120,13 @@ def test_a_prediction_takes_microseconds():
 
 @pytest.mark.parametrize("form", FORMULAS)
 def test_a_formula_keeps_what_is_not_known(form: str):
-    known = dict(cols=64, channels=64, taps=9, groups=1, M=2, N=2, tables=1, vectors=1, passes=1)
+    known = dict(cols=64, channels=64, taps=9, groups=1, M=2, N=2, run=2, vectors=1, passes=1)
     known |= dict(element_bytes=4, convolution=1)
     rows, values = Symbol("rows", positive=True), Symbol("values", positive=True)
     expr = formula(form, RATES["avx2"], threads=2, **known)
     assert {str(symbol) for symbol in expr.free_symbols} <= {"rows", "values"}
     seconds = expr.subs({rows: 784, values: 784 * 64})
-    assert float(1e3 * seconds) == pytest.approx(predict(image(64, 28, 64, M=2, N=2), RATES["avx2"])[form])
+    assert float(1e3 * seconds) == pytest.approx(predict(image(64, 28, 64, M=2, N=2, run=2), RATES["avx2"])[form])
 
 
 @pytest.mark.parametrize(

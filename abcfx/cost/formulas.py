@@ -13,13 +13,13 @@ from __future__ import annotations
 from sympy import Expr, Integer, Max, Symbol, ceiling, symbols
 
 rows, cols, channels, taps, groups, values = symbols("rows cols channels taps groups values", positive=True)
-M, N, tables, vectors = symbols("M N tables vectors", positive=True)
+M, N, run, vectors = symbols("M N run vectors", positive=True)
 passes, element_bytes, threads = symbols("passes element_bytes threads", positive=True)
 convolution = Symbol("convolution", nonnegative=True)  # 1 for a convolution, 0 for a linear layer
 ghz, efficiency, kernel_us, float_us = symbols("ghz efficiency kernel_us float_us", positive=True)
 bandwidth, cache_bandwidth, cache_mb = symbols("bandwidth cache_bandwidth cache_mb", positive=True)
 xnor_mac, xnor_sum, pack_value, pack_plane = symbols("xnor_mac xnor_sum pack_value pack_plane", positive=True)
-lookup, table_value, lut_sum, spread = symbols("lookup table_value lut_sum spread", positive=True)
+lookup, table_value, lut_sum, spread, digit = symbols("lookup table_value lut_sum spread digit", positive=True)
 linear_mac, convolution_mac, reorder, quantize = symbols("linear_mac convolution_mac reorder quantize", positive=True)
 
 WORD, LANES, TABLE_DEPTH = 64, 8, 8
@@ -75,12 +75,14 @@ def lut() -> Expr:
     Eight values of up to five coded planes make two tables of 16 bytes: table_value cycles a value, once a pixel,
     shared by the taps. One lookup then serves 4 values of 32 output channels of one weight plane; `lookup` of them a
     cycle (docs/lookup.md).
-    tables   ⌈N/5⌉ for coded levels; N for thermometer levels, whose planes have scales of their own
+    tables   how often that is done: N/run·⌈run/digit⌉. A run of planes whose scales double, all N of coded levels and
+             one of thermometer levels, is cut into digits of at most `digit` planes
     vectors  of 32 bytes that hold 8 weight bits of every output channel of a group and of all M planes
     lut_sum  cycles to widen and add up one byte of such a vector
     spread   cycles to make signed bytes of the eight weights of a byte, where tiles want them; else 0
     """
     depth_bytes = taps * ceiling(channels / TABLE_DEPTH)
+    tables = N / run * ceiling(run / digit)
     places = tables * groups * rows * vectors
     weight_bytes = groups * vectors * depth_bytes * 32
     product = _larger(_seconds(places * (2 * depth_bytes / lookup + 32 * lut_sum)), _streamed(weight_bytes))

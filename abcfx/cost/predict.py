@@ -19,7 +19,7 @@ class Dims(NamedTuple):
     rows           output positions over the batch: pixels of all output images, or rows of a linear layer
     cols           output channels of a group      channels  input channels of a group     taps  of the window
     values         input values over the batch     element_bytes  of one of them
-    M, N           weight and activation bases     tables    passes that the lut form makes over the planes
+    M, N           weight and activation bases     run       planes whose scales double from one to the next
     vectors        32-byte vectors of weights that the lut form has for 8 channels of a group
     passes         elementwise passes that quantize the input of the dense form
     convolution    1, or 0 for a linear layer
@@ -33,7 +33,7 @@ class Dims(NamedTuple):
     values: int = 0
     M: int = 1
     N: int = 1
-    tables: int = 1
+    run: int = 1
     vectors: int = 1
     passes: int = 1
     element_bytes: int = 4

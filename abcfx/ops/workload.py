@@ -13,7 +13,6 @@ from abcfx.plan import LayerPlan
 
 TYPICAL_ROWS = 1024  # a layer whose input is not known is judged for this many output positions
 
-MAX_DIGIT = 5  # planes that one table of the lut form holds (csrc/cpu/lut/plan.h)
 # elementwise ops over the whole input that quantize it, run one by one: coded levels, and each thermometer plane
 CODED_PASSES, PLANE_PASSES = 8, 6
 
@@ -88,7 +87,7 @@ class Workload(NamedTuple):
             values=values,
             M=plan.weight_bases,
             N=n,
-            tables=-(-n // MAX_DIGIT) if coded else n,
+            run=n if coded else 1,
             vectors=-(-plan.weight_bases // 2) if cols <= 16 else plan.weight_bases * -(-cols // 32),
             passes=1 if self.compiled else one_by_one,
             element_bytes=self.dtype.itemsize,

@@ -135,7 +135,7 @@ def test_the_lines_to_paste_do_what_they_say(net: nn.Module, images: Tensor, mon
     monkeypatch.delenv("ABCFX_FORM")
     model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 512), nn.Linear(512, 512), nn.Linear(512, 10)).eval()
     x = torch.randn(128, 256)
-    q = abcfx.calibrate(abcfx.quantize_model(model, M=6, N=6, basis="abc", exclude=["1"]), [x], progress=False)
+    q = abcfx.calibrate(abcfx.quantize_model(model, M=8, N=8, basis="abc", exclude=["1"]), [x], progress=False)
     found = rows(abcfx.explain(q, x, measure=False))
     assert (found["2"].runs, found["1"].runs, found["0"].runs) == ("dense", "float", "float")
     for name, layer in found.items():

@@ -148,15 +148,15 @@ def test_the_work_of_a_convolution():
     assert dims.rows == rows.numel() // 24
     assert (dims.cols, dims.channels, dims.taps, dims.groups) == (12, 16, 9, 2)
     assert (dims.values, dims.element_bytes, dims.M, dims.N) == (4 * 32 * 9 * 10, 2, 3, 2)
-    assert (dims.tables, dims.vectors, dims.passes, dims.convolution) == (1, 2, 1, 1)  # two planes share a vector
+    assert (dims.run, dims.vectors, dims.passes, dims.convolution) == (2, 2, 1, 1)  # two planes share a vector
 
 
 def test_the_work_of_a_linear_layer():
     dims = Workload.linear((24, 96), torch.float32, (2, 5, 96)).dims(LayerPlan(2, 5), threads=1)
     assert (dims.rows, dims.cols, dims.channels, dims.values) == (10, 24, 96, 960)
-    assert (dims.tables, dims.vectors, dims.passes, dims.convolution) == (1, 2, CODED_PASSES, 0)
+    assert (dims.run, dims.vectors, dims.passes, dims.convolution) == (5, 2, CODED_PASSES, 0)
     thermometer = Workload.linear((24, 96), torch.float32).dims(LayerPlan(2, 5, levels="thermometer"), 1)
-    assert (thermometer.rows, thermometer.tables, thermometer.passes) == (TYPICAL_ROWS, 5, 5 * PLANE_PASSES)
+    assert (thermometer.rows, thermometer.run, thermometer.passes) == (TYPICAL_ROWS, 1, 5 * PLANE_PASSES)
 
 
 def test_everything_that_a_time_depends_on_is_in_its_text():
