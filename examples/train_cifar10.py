@@ -22,6 +22,7 @@ from torch import nn
 
 from abcfx.data import load
 from abcfx.train import options
+from abcfx.train.distill import Ensemble
 from abcfx.train.distributed import Ranks
 from abcfx.train.finetune import FineTuning
 from abcfx.train.pretrain import pretrained
@@ -38,9 +39,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument("--model", choices=MODELS, default="resnet20", help="network (%(default)s)")
     group.add_argument("--weights", metavar="FILE", help="float checkpoint to start from, and teacher")
     group.add_argument(
-        "--teacher", nargs=2, metavar=("MODEL", "FILE"),
-        help="another network and its float checkpoint, whose outputs are followed in the place of the float model's; "
-        "it was trained with the same --moments",
+        "--teacher", nargs=2, metavar=("MODEL", "FILE"), action="append", default=[],
+        help="a network and its float checkpoint, whose outputs are followed in the place of the float model's; of "
+        "several the mean; trained with the same --moments",
     )  # fmt: skip
     group.add_argument(
         "--moments", choices=("imagenet", "cifar10"),
@@ -53,8 +54,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.add_run_options(parser, "cifar10_run")
     parser.set_defaults(distill_weight=1.0, temperature=4.0, follow_blocks=None)  # docs/training.md, The recipe
     args = parser.parse_args(arguments)
-    if args.teacher and args.teacher[0] not in MODELS:
-        parser.error(f"--teacher takes a MODEL of {', '.join(MODELS)} and its checkpoint, got {args.teacher[0]!r}")
+    if unknown := {name for name, _ in args.teacher} - MODELS.keys():
+        parser.error(f"--teacher takes a MODEL of {', '.join(MODELS)} and its checkpoint, got {min(unknown)!r}")
     if args.follow_blocks is None:
         args.follow_blocks = 0.0 if args.teacher else 3.0  # another network has no such blocks
     return args
@@ -69,11 +70,10 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
     moments = args.moments or ("imagenet" if args.weights and args.model == "resnet20" else "cifar10")
     data = options.limited(load(args.data), args)
     data = replace(data, **IMAGENET) if moments == "imagenet" else data
-    model, teacher = network(args.model, args), None
-    if args.teacher:
-        name, weights = args.teacher
-        teacher = network(name, args)
-        load_checkpoint(teacher, weights)
+    model, teachers = network(args.model, args), []
+    for name, weights in args.teacher:
+        teachers.append(network(name, args))
+        load_checkpoint(teachers[-1], weights)
     if args.weights:
         load_checkpoint(model, args.weights)
     else:
@@ -83,6 +83,7 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
         )
         pretrained(args.model, model, data, long, options.make_run(args, ranks), console)
     more = {"moments": moments} | ({"teacher": args.teacher} if args.teacher else {})
+    teacher = Ensemble(teachers) if teachers else None
     FineTuning(
         args.model, model, data, config, recipe, options.make_run(args, ranks), console, more, teacher
     ).run()

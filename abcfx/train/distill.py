@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abcfx.train.recipe import Recipe
@@ -24,6 +24,18 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 3.0
         reduction="batchmean", log_target=True,
     )  # fmt: skip
     return temperature**2 * divergence
+
+
+class Ensemble(nn.Module):
+    """Several teachers as one: the mean of their logits."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """f32[b, c, h, w] → f32[b, classes]"""
+        return torch.stack([member(images).float() for member in self.members]).mean(0)
 
 
 class TeacherOutputs:

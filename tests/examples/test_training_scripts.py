@@ -71,15 +71,16 @@ def test_two_stages_with_quantized_gradients(tmp_path: Path, scripts: ModuleType
 
 
 @pytest.mark.filterwarnings("ignore::abcfx.train.telemetry.TrainingWarning")
-def test_a_teacher_of_another_network(tmp_path: Path, scripts: ModuleType, tiny: list[str], capsys, monkeypatch):
+def test_teachers_of_other_networks(tmp_path: Path, scripts: ModuleType, tiny: list[str], capsys, monkeypatch):
     wide = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     monkeypatch.setitem(scripts.MODELS, "wrn-16-4", lambda: wide)
     torch.save(wide.state_dict(), tmp_path / "wide.pt")
     options = ["--teacher", "wrn-16-4", str(tmp_path / "wide.pt"), "--epochs", "1", "--calibrate", "8"]
+    options += ["--teacher", "resnet20", str(tmp_path / "weights.th")]
     scripts.main([*tiny, *options, "--compile", "--simulate", "--autocast", "--out", str(tmp_path / "run")])
     assert "teacher: " in capsys.readouterr().out
     settings = json.loads((tmp_path / "run" / "result.json").read_text())["settings"]
-    assert settings["teacher"] == ["wrn-16-4", str(tmp_path / "wide.pt")]
+    assert settings["teacher"] == [["wrn-16-4", str(tmp_path / "wide.pt")], ["resnet20", str(tmp_path / "weights.th")]]
     assert (settings["follow_blocks"], settings["simulate"], settings["autocast"]) == (0, True, True)
 
 

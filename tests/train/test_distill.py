@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from abcfx.train.distill import distillation_loss, training_loss
+from abcfx.train.distill import Ensemble, distillation_loss, training_loss
 from abcfx.train.recipe import Recipe
 
 
@@ -21,6 +22,12 @@ def test_distillation_is_the_stated_sum():
     p, q = (teacher / 4).softmax(1), (student / 4).softmax(1)
     expected = 16 * (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(distillation_loss(student, teacher, 4.0), expected)
+
+
+def test_an_ensemble_says_the_mean():
+    members = [nn.Linear(3, 10), nn.Linear(3, 10)]
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(Ensemble(members)(x), (members[0](x) + members[1](x)) / 2)
 
 
 def test_the_parts_of_the_loss():
