@@ -93,6 +93,7 @@ def test_an_unknown_teacher_is_refused(scripts: ModuleType, tiny: list[str], cap
 @pytest.mark.filterwarnings("ignore::abcfx.train.telemetry.TrainingWarning")
 def test_without_weights_a_float_model_comes_first(tmp_path: Path, scripts: ModuleType, tiny: list[str]):
     options = ["--float-epochs", "1", "--epochs", "1", "--no-distill", "--calibrate", "8", "--limit-test", "7"]
+    options += ["--compile", "--autocast"]
     scripts.main([*tiny[2:], *options, "--out", str(tmp_path / "run")])
     assert (tmp_path / "run" / "float" / "history.csv").is_file()
     scripts.MODELS["resnet20"]().load_state_dict(torch.load(tmp_path / "run" / "float" / "model.pt"))
