@@ -119,6 +119,8 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
 
 
 def make_run(args: argparse.Namespace, ranks: Ranks) -> Run:
+    if args.simulate and not args.compile:
+        raise ValueError("--simulate is a way to compile a training step: give --compile too")
     return Run(
         args.out, args.resume, args.seed, args.calibrate, args.bn_reestimate, args.distill, args.compile, args.simulate,
         args.stages, args.save_every, ranks, args.start,

@@ -9,6 +9,7 @@ from torch.distributed.run import get_args_parser
 
 from abcfx.config import Config
 from abcfx.train import options
+from abcfx.train.distributed import ALONE
 from abcfx.train.recipe import Recipe
 
 
@@ -50,3 +51,13 @@ def test_the_recipe_is_what_was_asked_for() -> None:
     recipe = options.make_recipe(parser.parse_args(arguments))
     wanted = {"optimizer": "adamw", "warmup": 0.1, "follow_blocks": 3.0, "temperature": 4.0, "products": "bf16"}
     assert recipe == Recipe(7, 0.002, weight_decay=1e-4, **wanted)
+
+
+def test_a_simulated_step_is_a_compiled_one() -> None:
+    parser = argparse.ArgumentParser()
+    options.add_model_options(parser)
+    options.add_recipe_options(parser, 7, "crop")
+    options.add_run_options(parser, "out")
+    with pytest.raises(ValueError, match="--simulate is a way to compile a training step: give --compile too"):
+        options.make_run(parser.parse_args(["--simulate"]), ALONE)
+    assert options.make_run(parser.parse_args(["--simulate", "--compile"]), ALONE).simulate
