@@ -83,7 +83,7 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
         )
         pretrained(args.model, model, data, long, options.make_run(args, ranks), console)
     more = {"moments": moments} | ({"teacher": args.teacher} if args.teacher else {})
-    teacher = Ensemble(teachers) if teachers else None
+    teacher = Ensemble(teachers) if len(teachers) > 1 else next(iter(teachers), None)
     FineTuning(
         args.model, model, data, config, recipe, options.make_run(args, ranks), console, more, teacher
     ).run()

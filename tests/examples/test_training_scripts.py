@@ -84,6 +84,14 @@ def test_teachers_of_other_networks(tmp_path: Path, scripts: ModuleType, tiny: l
     assert (settings["follow_blocks"], settings["simulate"], settings["autocast"]) == (0, True, True)
 
 
+@pytest.mark.filterwarnings("ignore::abcfx.train.telemetry.TrainingWarning")
+def test_the_blocks_of_a_single_teacher_can_be_followed(tmp_path: Path, scripts: ModuleType, tiny: list[str]):
+    options = ["--teacher", "resnet20", str(tmp_path / "weights.th"), "--follow-blocks", "1", "--epochs", "1"]
+    scripts.main([*tiny, *options, "--calibrate", "8", "--out", str(tmp_path / "run")])
+    settings = json.loads((tmp_path / "run" / "result.json").read_text())["settings"]
+    assert settings["follow_blocks"] == 1
+
+
 def test_an_unknown_teacher_is_refused(scripts: ModuleType, tiny: list[str], capsys):
     with pytest.raises(SystemExit):
         scripts.main([*tiny, "--teacher", "wrn-1", "x.pt"])
