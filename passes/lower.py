@@ -236,17 +236,29 @@ class DenseLayer(Rule):
         if form.nodes:
             (weight,) = form.nodes
         else:
-            recipe = form.recipe
-            weight = b(
-                abc.quantize_weight.default, layer.weight, recipe.transposed, recipe.groups,
-                recipe.weight_bases, recipe.basis, recipe.per_channel,
-            )  # fmt: skip
-            weight = as_dtype(b, weight, dtype)
-        if isinstance(layer, AbcConvView):
-            y = b(aten.convolution.default, x, weight, bias, *layer.geometry)
-        else:
-            y = b(aten.linear.default, x, weight, bias)
+            weight = as_dtype(b, quantized_weight(b, layer, form.recipe), dtype)
+        y = float_op(b, layer, x, weight, bias)
         return keep_strides(b, as_dtype(b, y, dtype_of(layer.input)))
+
+
+def recipe_of(layer: AbcLinearView | AbcConvView, plan: LayerPlan) -> WeightRecipe:
+    *_, transposed, _, groups = layer.geometry if isinstance(layer, AbcConvView) else (False, None, 1)
+    return WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
+
+
+def quantized_weight(b: Builder, layer: AbcLinearView | AbcConvView, recipe: WeightRecipe) -> Node:
+    """Ŵ of a live weight, fitted in the graph."""
+    return b(
+        abc.quantize_weight.default, layer.weight, recipe.transposed, recipe.groups, recipe.weight_bases, recipe.basis,
+        recipe.per_channel,
+    )  # fmt: skip
+
+
+def float_op(b: Builder, layer: AbcLinearView | AbcConvView, x: Node, weight: Node, bias: Node | None) -> Node:
+    """The op that the quantized layer stands for, on other operands."""
+    if isinstance(layer, AbcConvView):
+        return b(aten.convolution.default, x, weight, bias, *layer.geometry)
+    return b(aten.linear.default, x, weight, bias)
 
 
 LOWER: tuple[Rule, ...] = (PackedLinear(), PackedConvolution(), DenseLayer())
@@ -293,8 +305,7 @@ def _decide(
     gm: GraphModule, node: Node, layer: AbcLinearView | AbcConvView, inputs: list[WeightInput], shared: dict
 ) -> Form:
     plan = LayerPlan.of_arguments(*layer.plan)
-    *_, transposed, _, groups = layer.geometry if isinstance(layer, AbcConvView) else (False, None, 1)
-    recipe = WeightRecipe(plan.weight_bases, plan.basis, plan.per_channel, transposed, groups)
+    recipe = recipe_of(layer, plan)
     shape, found = shape_of(layer.weight), constant_view(layer.weight)
     if shape is None or shape_of(layer.input) is None:
         raise ValueError(f"{node.name}: lowering needs shapes; trace with make_fx, torch.export or torch.compile")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
-from abcfx.passes.lower import as_dtype
+from abcfx.passes.lower import as_dtype, float_op, quantized_weight, recipe_of
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
 
@@ -20,7 +20,7 @@ import abcfx.ops  # noqa: F401  defines torch.ops.abc
 from abcfx.graph import AbcConvView, AbcLinearView, Builder, dtype_of, view
 from abcfx.plan import LayerPlan
 
-aten, abc = torch.ops.aten, torch.ops.abc
+abc = torch.ops.abc
 
 
 class SimulatedLayer(Rule):
@@ -59,16 +59,10 @@ class SimulatedLayer(Rule):
 
     def rewrite(self, b: Builder, layer: AbcLinearView | AbcConvView, plan: LayerPlan) -> Node:
         dtype = dtype_of(layer.input)
-        *_, transposed, _, groups = layer.geometry if isinstance(layer, AbcConvView) else (False, None, 1)
         x = b(abc.fake_quantize.default, layer.input, layer.scale, layer.shift, plan.activation_bases)
-        weight = b(
-            abc.quantize_weight.default, layer.weight, transposed, groups, plan.weight_bases, plan.basis,
-            plan.per_channel,
-        )  # fmt: skip
+        weight = quantized_weight(b, layer, recipe_of(layer, plan))
         weight, bias = (as_dtype(b, operand, dtype) for operand in (weight, layer.bias))
-        if isinstance(layer, AbcConvView):
-            return keep_strides(b, b(aten.convolution.default, x, weight, bias, *layer.geometry))
-        return b(aten.linear.default, x, weight, bias)
+        return keep_strides(b, float_op(b, layer, x, weight, bias))
 
 
 def simulate(gm: GraphModule) -> Report:

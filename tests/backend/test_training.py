@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 import torch
 from oracle import relative_error
+from small_net import gradients
 from torch import Tensor, nn
 
 import abcfx
-
-
-def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    model(x).square().sum().backward()
-    return {
-        name.removeprefix("_orig_mod."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-    }
 
 
 @pytest.mark.parametrize("then", ["aot_eager", "inductor"])

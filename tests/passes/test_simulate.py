@@ -5,28 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from oracle import relative_error
+from small_net import Net, gradients
 from torch import Tensor, nn
 
 import abcfx
-
-
-class Net(nn.Module):
-    """Convolution, batch norm, residual and linear layer, the first and the last one float."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, padding=1)
-        self.norm = nn.BatchNorm2d(32)
-        self.body = nn.Conv2d(32, 32, 3, padding=1)
-        self.down = nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False)
-        self.hidden = nn.Linear(64, 48)
-        self.head = nn.Linear(48, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.stem(x)).relu()
-        x = (x + self.body(x)).relu()
-        x = self.down(x).relu().mean((2, 3))
-        return self.head(self.hidden(x).relu())
 
 
 @pytest.fixture
@@ -38,14 +20,6 @@ def images() -> Tensor:
 def quantized(images: Tensor) -> nn.Module:
     torch._dynamo.reset()
     return abcfx.calibrate(abcfx.quantize_model(Net().eval(), 2, 2), [images])
-
-
-def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    model(x).square().sum().backward()
-    return {
-        name.removeprefix("_orig_mod."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-    }
 
 
 def ops_of_a_step(model: nn.Module, x: Tensor) -> set[str]:
