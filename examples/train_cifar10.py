@@ -17,6 +17,8 @@ from dataclasses import replace
 
 import torch
 from models_cifar import load_checkpoint, resnet20, vgg_small, wrn_16_4, wrn_28_10
+from models_whitened import RECIPE as WHITENED_RECIPE
+from models_whitened import WhitenedCNN, whitened_cnn
 from rich.console import Console
 from torch import nn
 
@@ -28,7 +30,10 @@ from abcfx.train.finetune import FineTuning
 from abcfx.train.pretrain import pretrained
 from abcfx.train.recipe import Recipe
 
-MODELS = {"resnet20": resnet20, "wrn-16-4": wrn_16_4, "wrn-28-10": wrn_28_10, "vgg-small": vgg_small}
+MODELS = {
+    "resnet20": resnet20, "wrn-16-4": wrn_16_4, "wrn-28-10": wrn_28_10, "vgg-small": vgg_small,
+    "whitened-cnn": whitened_cnn,
+}  # fmt: skip
 # the checkpoints of akamaster/pytorch_resnet_cifar10 expect the moments of ImageNet
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -41,7 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--teacher", nargs=2, metavar=("MODEL", "FILE"), action="append", default=[],
         help="a network and its float checkpoint, whose outputs are followed in the place of the float model's; of "
-        "several the mean; trained with the same --moments",
+        "several the mean, each scaled to the same spread; trained with the same --moments",
     )  # fmt: skip
     group.add_argument(
         "--moments", choices=("imagenet", "cifar10"),
@@ -78,12 +83,16 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
         load_checkpoint(model, args.weights)
     else:
         # Zagoruyko and Komodakis 2016, section 3, with a cosine in the place of the steps
-        long = Recipe(
-            args.float_epochs, 0.1, args.batch, weight_decay=5e-4, augment=args.augment, autocast=args.autocast
-        )
-        pretrained(args.model, model, data, long, options.make_run(args, ranks), console)
+        settings = {"learning_rate": 0.1, "batch": args.batch, "weight_decay": 5e-4}
+        if isinstance(model, WhitenedCNN):
+            model.whiten(data)
+            settings = WHITENED_RECIPE
+        float_recipe = Recipe(args.float_epochs, augment=args.augment, autocast=args.autocast, **settings)
+        pretrained(args.model, model, data, float_recipe, options.make_run(args, ranks), console)
     more = {"moments": moments} | ({"teacher": args.teacher} if args.teacher else {})
-    teacher = Ensemble(teachers) if len(teachers) > 1 else next(iter(teachers), None)
+    teacher = next(iter(teachers), None)
+    if len(teachers) > 1:
+        teacher = Ensemble(teachers, data.calibration_batches(1000))
     FineTuning(
         args.model, model, data, config, recipe, options.make_run(args, ranks), console, more, teacher
     ).run()

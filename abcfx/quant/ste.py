@@ -126,8 +126,8 @@ def activation_windows(
             raise ValueError("thermometer levels need the edges of their windows, see ste.thermometer_windows")
         planes = list(_thermometer_planes(x, shift, edges))
         return torch.stack([window for window, _ in planes] + [~plus for _, plus in planes])
-    t, inside, above = _coded_position(x, scale, shift, activation_bases)
-    return torch.stack([inside, torch.where(inside, t.round() - t + 0.5 > dither(x), above)])
+    t, nearest, inside = _coded_position(x, scale, shift, activation_bases)
+    return torch.stack([inside, torch.where(inside, t.round() - t + 0.5 > dither(x), nearest > 0)])
 
 
 def window_adjoint(
@@ -169,29 +169,39 @@ def dither(like: Tensor) -> Tensor:
     return (h >> 8).to(torch.float32) * 2.0**-24
 
 
-def _coded_position(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> tuple[Tensor, Tensor, Tensor]:
-    """t, 0 <= t <= K, t > K."""
+def _coded_position(
+    x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """t, the nearest value to it in [0, K], and whether that is t itself. A NaN lies below."""
     top = 2**activation_bases - 1
     t = (x - shift[0]) * scale[0].reciprocal()
-    return t, (t >= 0) & (t <= top), t > top
+    nearest = torch.where(t >= 0, t.clamp_max(top), 0.0)
+    return t, nearest, nearest == t
 
 
 def _coded_adjoint(
     grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    top = 2**activation_bases - 1
-    t, inside, above = _coded_position(x, scale, shift, activation_bases)
-    slope = torch.where(inside, t.round() - t, above.to(torch.float32) * top)
-    dx, dscale, dshift = _coded_gradients(grad, inside, slope, top)
+    _, nearest, inside = _coded_position(x, scale, shift, activation_bases)
+    slope = nearest.round() - torch.where(inside, nearest, 0.0)
+    dx, dscale, dshift = _coded_gradients(grad, inside, slope, 2**activation_bases - 1)
     return dx, dscale.reshape(scale.shape), dshift.reshape(shift.shape)
 
 
 def _coded_gradients(grad: Tensor, inside: Tensor, slope: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients from ∂x̂/∂x = inside, ∂x̂/∂Δ = slope, ∂x̂/∂o = not inside."""
-    # counted by a sum: a power of a symbolic size is a number that compilers cannot trace
-    count = grad.new_ones(()).expand(grad.shape).sum().clamp_min(1)
+    # a tensor: a power of a symbolic size is a number that compilers cannot trace
+    count = (grad.new_ones(()) * grad.numel()).clamp_min(1)
     rate = (count * top).rsqrt()
-    return grad * inside, (grad * slope).sum() * rate, (grad * ~inside).sum() * rate
+    dx = torch.where(inside, grad, 0.0)
+    return dx, _total(grad * slope) * rate, _total(grad - dx) * rate
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum; of each channel first, so that a compiler takes the sums of a batch norm's gradient in the same loop."""
+    if values.dim() > 2:
+        values = values.sum([dim for dim in range(values.dim()) if dim != 1])
+    return values.sum()
 
 
 def _thermometer_planes(x: Tensor, shift: Tensor, edges: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

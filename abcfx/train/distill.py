@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,32 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 3.0
 
 
 class Ensemble(nn.Module):
-    """Several teachers as one: the mean of their logits."""
+    """Several teachers as one: the mean of their logits, each multiplied by its factor.
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+        factor_i = max_j σ_j / σ_i        σ_i: standard deviation of the logits of member i over `batches`
+
+    Networks are confident to very different degrees (a small ResNet trained to the end has σ = 8, one trained with
+    label smoothing 1); a plain mean would be the answer of the loudest. The largest σ is kept, so that a temperature
+    means what it does for that member alone.
+
+    batches   images f32[b, c, h, w]
+
+    Raises ValueError if the logits of a member do not vary over them.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], batches: Iterable[Tensor]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = nn.ModuleList(members).eval()
+        with torch.no_grad():
+            logits = [torch.stack([member(images).float() for member in members]) for images in batches]
+        spreads = torch.cat(logits, 1).flatten(1).std(1)
+        if not (spreads > 0).all():
+            raise ValueError(f"every teacher must tell images apart, got logits with σ = {spreads.tolist()}")
+        self.register_buffer("factors", (spreads.max() / spreads).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """f32[b, c, h, w] → f32[b, classes]"""
-        return torch.stack([member(images).float() for member in self.members]).mean(0)
+        return (torch.stack([member(images).float() for member in self.members]) * self.factors).mean(0)
 
 
 class TeacherOutputs:

@@ -25,7 +25,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import train_cifar10
 
     yield train_cifar10
-    for name in ("train_cifar10", "train_fashion_mnist", "models_cifar"):
+    for name in ("train_cifar10", "train_fashion_mnist", "models_cifar", "models_whitened"):
         sys.modules.pop(name, None)
 
 
@@ -90,6 +90,15 @@ def test_the_blocks_of_a_single_teacher_can_be_followed(tmp_path: Path, scripts:
     scripts.main([*tiny, *options, "--calibrate", "8", "--out", str(tmp_path / "run")])
     settings = json.loads((tmp_path / "run" / "result.json").read_text())["settings"]
     assert settings["follow_blocks"] == 1
+
+
+def test_a_whitened_network_is_trained_by_its_own_recipe(tmp_path: Path, scripts: ModuleType, tiny: list[str]):
+    options = ["--model", "whitened-cnn", "--float-epochs", "1", "--epochs", "0", "--calibrate", "8"]
+    scripts.main([*options, *tiny[2:], "--out", str(tmp_path / "run")])
+    settings = torch.load(tmp_path / "run" / "float" / "checkpoint.pt", weights_only=False)["settings"]
+    assert (settings["learning_rate"], settings["batch"], settings["pad"]) == (1.5, 1024, 2)
+    scripts.main([*tiny, "--teacher", "whitened-cnn", str(tmp_path / "run/float/model.pt"), "--epochs", "1",
+                  "--calibrate", "8", "--out", str(tmp_path / "taught")])  # fmt: skip
 
 
 def test_an_unknown_teacher_is_refused(scripts: ModuleType, tiny: list[str], capsys):
