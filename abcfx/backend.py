@@ -16,7 +16,7 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor import list_mode_options
 from torch._inductor.compile_fx import compile_fx
 
-from abcfx.debug import log
+from abcfx.debug import Settings, log
 from abcfx.graph import AbcConvView, AbcLinearView, attribute, value, view, with_bodies
 from abcfx.levels import ObservedGraph, SiteLevels, levels_of, was_trained
 from abcfx.ops.choose import tuning
@@ -53,7 +53,11 @@ def abc(
     training = _needs_gradients(example_inputs)
     # New inputs go on as fake tensors of Dynamo's own mode: real ones would get symbolic shapes without a source.
     new = [value(node) for node in pipeline.gm.graph.find_nodes(op="placeholder")[len(example_inputs) :]]
-    runner.compiled = _hand_over(pipeline.gm, [*example_inputs, *new], wanted, mode, training)
+    inputs = [*example_inputs, *new]
+    if not training:
+        runner.read = _drop_unread(pipeline.gm)
+        inputs = [inputs[place] for place in runner.read]
+    runner.compiled = _hand_over(pipeline.gm, inputs, wanted, mode, training)
     return runner
 
 
@@ -89,11 +93,13 @@ class Runner:
         self.packed = Kept()
         self.lowered = Lowered()
         self.folded = Folded()
+        self.read: list[int] | None = None  # places of the inputs that the compiled graph takes; None: all
 
     def __call__(self, *args: Any) -> Any:
         if self.observed is not None and any(s.batches < self.calibration_batches for s in self.levels):
             self.observed.run(args)
-        return self.compiled(*self.all_inputs(args))
+        inputs = self.all_inputs(args)
+        return self.compiled(*(inputs if self.read is None else [inputs[place] for place in self.read]))
 
     def all_inputs(self, args: Sequence[Any]) -> list[Any]:
         """What the transformed graph takes where the captured one took `args`."""
@@ -150,6 +156,22 @@ def _constant_inputs(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Calla
         if isinstance(value, Tensor) and "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {})
     }
     return lambda node: node.name in constant
+
+
+def _drop_unread(gm: fx.GraphModule) -> list[int]:
+    """Erase the inputs that nothing reads any more, as float weights and folded batch norms; the places of the others.
+
+    Every input costs time in every call. One whose shape has symbols stays: it may be what defines them.
+    """
+    read = []
+    for place, node in enumerate(gm.graph.find_nodes(op="placeholder")):
+        tensor = value(node)
+        if node.users or not isinstance(tensor, Tensor) or not all(isinstance(size, int) for size in tensor.shape):
+            read.append(place)
+        else:
+            gm.graph.erase_node(node)
+    gm.recompile()
+    return read
 
 
 def _is_quantized(gm: fx.GraphModule) -> bool:
@@ -223,8 +245,10 @@ def _hand_over(
     if wanted.then == "aot_eager":
         return aot_eager(gm, inputs)
     patches: dict[str, Any] = dict(list_mode_options(mode)) if mode else {}
+    # guards have seen the user's tensors, and the shapes of the kernels' results are what tests check
+    patches["size_asserts"] = Settings.now().verify
     if training:
         patches["custom_partitioner_fn"] = SaveMasks()
         if wanted.recompute:
             patches["joint_custom_pre_pass"] = SaveBits()
-    return compile_fx(gm, inputs, config_patches=patches or None)
+    return compile_fx(gm, inputs, config_patches=patches)

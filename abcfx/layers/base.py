@@ -27,9 +27,12 @@ class ABCLayer(nn.Module):
 
     plan      the LayerPlan this layer follows          abc_name  its fully qualified name, for messages
     observer  set while calibrating: sees each input, and the layer computes in float meanwhile
+    trailing  plan.op_arguments(), kept as one tuple: torch.compile checks that with one guard, the plan's fields with
+              twenty, in every call
     """
 
     plan: LayerPlan
+    trailing: tuple
     abc_name: str
     observer: Callable[[ABCLayer, Tensor], None] | None
     activation_scale: nn.Parameter
@@ -78,6 +81,7 @@ class ABCLayer(nn.Module):
     def adopt_plan(self, plan: LayerPlan, name: str) -> None:
         """Set the plan and forget the calibration: levels fitted for another plan mean nothing to this one."""
         self.plan, self.abc_name, self.observer, self.calibrated = plan, name, None, False
+        self.trailing = plan.op_arguments()
         weight: Tensor = self.weight
         values = plan.activation_bases if plan.levels == "thermometer" else 1
         dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
@@ -146,7 +150,7 @@ class ABCLayer(nn.Module):
         """op(input, ..., *plan) with this layer's levels and plan, corrected; errors gain the layer's name."""
         scale, shift = self.levels_or_raise()
         weight, bias, *rest = arguments
-        everything = (input, weight, bias, scale, shift, *rest, *self.plan.op_arguments())
+        everything = (input, weight, bias, scale, shift, *rest, *self.trailing)
         if torch.compiler.is_compiling():
             return self.correct(op(*everything))
         try:

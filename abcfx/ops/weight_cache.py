@@ -82,7 +82,10 @@ class Snapshot:
         """Whether these are the same tensors, unchanged."""
         if self.seen is None or self.generation != _generation:
             return False
-        return all(ref() is t and t._version == version for (ref, version), t in zip(self.seen, tensors, strict=True))
+        for (ref, version), tensor in zip(self.seen, tensors, strict=True):  # in every call, of all weights
+            if ref() is not tensor or tensor._version != version:
+                return False
+        return True
 
 
 _generation = 0  # counts the changes that version counters do not see

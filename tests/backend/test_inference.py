@@ -69,6 +69,26 @@ def test_fused_layers_exchange_bits(quantized: nn.Module, images: Tensor, monkey
     assert fused.count("call_function[target=torch.ops.abc_k.pack_image") == 1, "down reads what body emits"
 
 
+def test_inductor_gets_no_input_that_nothing_reads(
+    quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from abcfx import backend
+
+    taken: list[tuple[torch.fx.GraphModule, list[Any]]] = []
+    original = backend.compile_fx
+    monkeypatch.setattr(
+        backend, "compile_fx", lambda gm, inputs, **more: taken.append((gm, inputs)) or original(gm, inputs, **more)
+    )
+    check(compile_(quantized), quantized, images)
+    (gm, inputs), = taken
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    assert len(placeholders) == len(inputs)
+    assert all(node.users for node in placeholders)
+    shapes = [tuple(x.shape) for x in inputs]
+    assert tuple(images.shape) in shapes
+    assert tuple(quantized.body.weight.shape) not in shapes, "the float weight is packed, and not read itself"
+
+
 def test_a_changed_batch_norm_is_seen(net: nn.Module, images: Tensor) -> None:
     """Its parameters are folded into the kernels' scales, and folded again when they change."""
     body = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), nn.ReLU()
