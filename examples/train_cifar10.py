@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--moments", choices=("imagenet", "cifar10"),
         help="that the inputs are normalized with (imagenet for resnet20 with --weights, else cifar10)",
     )  # fmt: skip
-    group.add_argument("--float-epochs", type=float, default=200, help="without --weights (%(default)s)")
+    group.add_argument("--float-epochs", type=float, help="without --weights (200, for whitened-cnn 14)")
     group.add_argument("--data", default="cifar-10-batches-py", help="CIFAR-10 folder or .npz (%(default)s)")
     options.add_model_options(parser)
     options.add_recipe_options(parser, epochs=20, augment="crop")
@@ -83,11 +83,13 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
         load_checkpoint(model, args.weights)
     else:
         # Zagoruyko and Komodakis 2016, section 3, with a cosine in the place of the steps
-        settings = {"learning_rate": 0.1, "batch": args.batch, "weight_decay": 5e-4}
+        settings = {"epochs": 200, "learning_rate": 0.1, "batch": args.batch, "weight_decay": 5e-4}
         if isinstance(model, WhitenedCNN):
             model.whiten(data)
             settings = WHITENED_RECIPE
-        float_recipe = Recipe(args.float_epochs, augment=args.augment, autocast=args.autocast, **settings)
+        if args.float_epochs is not None:
+            settings = settings | {"epochs": args.float_epochs}
+        float_recipe = Recipe(augment=args.augment, autocast=args.autocast, **settings)
         pretrained(args.model, model, data, float_recipe, options.make_run(args, ranks), console)
     more = {"moments": moments} | ({"teacher": args.teacher} if args.teacher else {})
     teacher = next(iter(teachers), None)

@@ -153,12 +153,10 @@ std::tuple<Tensor, Tensor> linear_emit(const Tensor& bits, const Tensor& weight_
   Epilogue epilogue(op, product, residual, slope, low, high, gain, offset, next_low, next_high);
   const int64_t rows = product.rows();
   Tensor y = torch::stable::new_empty(bits, {keep ? rows : 0, product.outputs}, ScalarType::Float);
-  Tensor planes = torch::stable::new_empty(bits, {0, 0, 0}, ScalarType::Long);
   if (keep) epilogue.keep = y.mutable_data_ptr<float>();
-  if (next.levels) {
-    epilogue.packs = true;
-    planes = pack_rows_into(epilogue.pack, bits, *next.levels, rows, product.outputs);
-  }
+  epilogue.packs = next.levels.has_value();
+  const Tensor planes = epilogue.packs ? pack_rows_into(epilogue.pack, bits, *next.levels, rows, product.outputs)
+                                       : torch::stable::new_empty(bits, {0, 0, 0}, ScalarType::Long);
   run(product, epilogue);
   return {y, planes};
 }
@@ -181,15 +179,14 @@ std::tuple<Tensor, Tensor> conv2d_emit(
   const abcfx_bgemm_args& args = product.args;
   Tensor y = torch::stable::new_empty(bits, {keep ? args.images : 0, args.out_h, args.out_w, product.outputs},
                                       ScalarType::Float);
-  Tensor planes = torch::stable::new_empty(bits, {0, 0, 0, 0, 0}, ScalarType::Long);
   epilogue.image = true;
   epilogue.unit = args.out_w;
   if (keep) epilogue.keep = y.mutable_data_ptr<float>();
-  if (next.levels) {
-    epilogue.packs = true;
-    planes = pack_image_into(epilogue.pack, op, bits, *next.levels, args.images, product.outputs, args.out_h,
-                             args.out_w, next_groups, next_padding);
-  }
+  epilogue.packs = next.levels.has_value();
+  const Tensor planes = epilogue.packs
+                            ? pack_image_into(epilogue.pack, op, bits, *next.levels, args.images, product.outputs,
+                                              args.out_h, args.out_w, next_groups, next_padding)
+                            : torch::stable::new_empty(bits, {0, 0, 0, 0, 0}, ScalarType::Long);
   run(product, epilogue);
   return {y, planes};
 }
