@@ -247,6 +247,8 @@ def _hand_over(
     patches: dict[str, Any] = dict(list_mode_options(mode)) if mode else {}
     # guards have seen the user's tensors, and the shapes of the kernels' results are what tests check
     patches["size_asserts"] = Settings.now().verify
+    if wanted.cpp_wrapper:
+        patches["cpp_wrapper"] = True
     if training:
         patches["custom_partitioner_fn"] = SaveMasks()
         if wanted.recompute:

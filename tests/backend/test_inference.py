@@ -89,6 +89,18 @@ def test_inductor_gets_no_input_that_nothing_reads(
     assert tuple(quantized.body.weight.shape) not in shapes, "the float weight is packed, and not read itself"
 
 
+def test_kernels_can_be_called_from_cpp(quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.graph as inductor_graph
+
+    wrapped = []
+    original = inductor_graph.GraphLowering.codegen_with_cpp_wrapper
+    monkeypatch.setattr(
+        inductor_graph.GraphLowering, "codegen_with_cpp_wrapper", lambda self: wrapped.append(1) or original(self)
+    )
+    check(compile_(quantized, cpp_wrapper=True), quantized, images)
+    assert wrapped
+
+
 def test_a_changed_batch_norm_is_seen(net: nn.Module, images: Tensor) -> None:
     """Its parameters are folded into the kernels' scales, and folded again when they change."""
     body = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.BatchNorm2d(32), nn.ReLU()
