@@ -27,12 +27,8 @@ class ABCLayer(nn.Module):
 
     plan      the LayerPlan this layer follows          abc_name  its fully qualified name, for messages
     observer  set while calibrating: sees each input, and the layer computes in float meanwhile
-    trailing  plan.op_arguments(), kept as one tuple: torch.compile checks that with one guard, the plan's fields with
-              twenty, in every call
     """
 
-    plan: LayerPlan
-    trailing: tuple
     abc_name: str
     observer: Callable[[ABCLayer, Tensor], None] | None
     activation_scale: nn.Parameter
@@ -49,6 +45,16 @@ class ABCLayer(nn.Module):
         new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in layer.__dict__.items()})
         new.adopt_plan(plan, name)
         return new
+
+    @property
+    def plan(self) -> LayerPlan:
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: LayerPlan) -> None:
+        """Its op arguments are kept as one tuple, which torch.compile checks with one guard, in every call; the fields
+        of the plan it would check with twenty."""
+        self._plan, self._plan_arguments = plan, plan.op_arguments()
 
     def _weight_start(self) -> Tensor | None:
         """Where the next fit of the weight starts, f64[M + 1, rows] (abcfx/ops/warm_start.py)."""
@@ -81,7 +87,6 @@ class ABCLayer(nn.Module):
     def adopt_plan(self, plan: LayerPlan, name: str) -> None:
         """Set the plan and forget the calibration: levels fitted for another plan mean nothing to this one."""
         self.plan, self.abc_name, self.observer, self.calibrated = plan, name, None, False
-        self.trailing = plan.op_arguments()
         weight: Tensor = self.weight
         values = plan.activation_bases if plan.levels == "thermometer" else 1
         dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
@@ -150,7 +155,7 @@ class ABCLayer(nn.Module):
         """op(input, ..., *plan) with this layer's levels and plan, corrected; errors gain the layer's name."""
         scale, shift = self.levels_or_raise()
         weight, bias, *rest = arguments
-        everything = (input, weight, bias, scale, shift, *rest, *self.trailing)
+        everything = (input, weight, bias, scale, shift, *rest, *self._plan_arguments)
         if torch.compiler.is_compiling():
             return self.correct(op(*everything))
         try:

@@ -193,8 +193,7 @@ def _coded_gradients(grad: Tensor, inside: Tensor, slope: Tensor, top: int) -> t
     # a tensor: a power of a symbolic size is a number that compilers cannot trace
     count = (grad.new_ones(()) * grad.numel()).clamp_min(1)
     rate = (count * top).rsqrt()
-    dx = torch.where(inside, grad, 0.0)
-    return dx, _total(grad * slope) * rate, _total(grad - dx) * rate
+    return grad * inside, _total(grad * slope) * rate, _total(grad * ~inside) * rate
 
 
 def _total(values: Tensor) -> Tensor:

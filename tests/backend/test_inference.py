@@ -90,15 +90,16 @@ def test_inductor_gets_no_input_that_nothing_reads(
 
 
 def test_kernels_can_be_called_from_cpp(quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch._inductor.graph as inductor_graph
+    from abcfx import backend
 
-    wrapped = []
-    original = inductor_graph.GraphLowering.codegen_with_cpp_wrapper
+    asked = []
+    original = backend.compile_fx
     monkeypatch.setattr(
-        inductor_graph.GraphLowering, "codegen_with_cpp_wrapper", lambda self: wrapped.append(1) or original(self)
-    )
+        backend, "compile_fx", lambda gm, inputs, config_patches: asked.append(config_patches)
+        or original(gm, inputs, config_patches=config_patches),
+    )  # fmt: skip
     check(compile_(quantized, cpp_wrapper=True), quantized, images)
-    assert wrapped
+    assert asked[0]["cpp_wrapper"] is True
 
 
 def test_a_changed_batch_norm_is_seen(net: nn.Module, images: Tensor) -> None:
