@@ -92,9 +92,8 @@ def train(args: argparse.Namespace, ranks: Ranks, console: Console) -> None:
         float_recipe = Recipe(augment=args.augment, autocast=args.autocast, **settings)
         pretrained(args.model, model, data, float_recipe, options.make_run(args, ranks), console)
     more = {"moments": moments} | ({"teacher": args.teacher} if args.teacher else {})
-    teacher = next(iter(teachers), None)
-    if len(teachers) > 1:
-        teacher = Ensemble(teachers, data.calibration_batches(1000))
+    several = len(teachers) > 1
+    teacher = Ensemble(teachers, data.calibration_batches(1000)) if several else next(iter(teachers), None)
     FineTuning(
         args.model, model, data, config, recipe, options.make_run(args, ranks), console, more, teacher
     ).run()

@@ -169,9 +169,7 @@ def dither(like: Tensor) -> Tensor:
     return (h >> 8).to(torch.float32) * 2.0**-24
 
 
-def _coded_position(
-    x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _coded_position(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> tuple[Tensor, Tensor, Tensor]:
     """t, the nearest value to it in [0, K], and whether that is t itself. A NaN lies below."""
     top = 2**activation_bases - 1
     t = (x - shift[0]) * scale[0].reciprocal()

@@ -69,18 +69,25 @@ def test_fused_layers_exchange_bits(quantized: nn.Module, images: Tensor, monkey
     assert fused.count("call_function[target=torch.ops.abc_k.pack_image") == 1, "down reads what body emits"
 
 
-def test_inductor_gets_no_input_that_nothing_reads(
-    quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.fx.GraphModule, list[Any], dict[str, Any]]]:
+    """What inductor gets: graph, inputs and its configuration, one entry a compilation."""
     from abcfx import backend
 
-    taken: list[tuple[torch.fx.GraphModule, list[Any]]] = []
+    seen: list[tuple[torch.fx.GraphModule, list[Any], dict[str, Any]]] = []
     original = backend.compile_fx
-    monkeypatch.setattr(
-        backend, "compile_fx", lambda gm, inputs, **more: taken.append((gm, inputs)) or original(gm, inputs, **more)
-    )
+
+    def record(gm: torch.fx.GraphModule, inputs: list[Any], config_patches: dict[str, Any]) -> Any:
+        seen.append((gm, inputs, config_patches))
+        return original(gm, inputs, config_patches=config_patches)
+
+    monkeypatch.setattr(backend, "compile_fx", record)
+    return seen
+
+
+def test_inductor_gets_no_input_that_nothing_reads(quantized: nn.Module, images: Tensor, handed_over: list) -> None:
     check(compile_(quantized), quantized, images)
-    (gm, inputs), = taken
+    ((gm, inputs, _),) = handed_over
     placeholders = gm.graph.find_nodes(op="placeholder")
     assert len(placeholders) == len(inputs)
     assert all(node.users for node in placeholders)
@@ -89,17 +96,9 @@ def test_inductor_gets_no_input_that_nothing_reads(
     assert tuple(quantized.body.weight.shape) not in shapes, "the float weight is packed, and not read itself"
 
 
-def test_kernels_can_be_called_from_cpp(quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from abcfx import backend
-
-    asked = []
-    original = backend.compile_fx
-    monkeypatch.setattr(
-        backend, "compile_fx", lambda gm, inputs, config_patches: asked.append(config_patches)
-        or original(gm, inputs, config_patches=config_patches),
-    )  # fmt: skip
+def test_kernels_can_be_called_from_cpp(quantized: nn.Module, images: Tensor, handed_over: list) -> None:
     check(compile_(quantized, cpp_wrapper=True), quantized, images)
-    assert asked[0]["cpp_wrapper"] is True
+    assert handed_over[0][2]["cpp_wrapper"] is True
 
 
 def test_a_changed_batch_norm_is_seen(net: nn.Module, images: Tensor) -> None:
