@@ -1,4 +1,4 @@
-"""Random crops and mirror images, a draw of its own for each image, on bytes; and the batches made of them."""
+"""Random crops, mirror images and pasted patches, drawn for each image, on bytes; and the batches made of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from abcfx.train.recipe import Recipe
 class Draws:
     """What is random in one epoch over n images: the order in which they come, and what is done to each.
 
-    order  i64[n]   a permutation        top, left  i64[n]  in 0 … 2·pad        mirror  bool[n]
+    order    i64[n]   a permutation        top, left  i64[n]  in 0 … 2·pad        mirror  bool[n]
+    partner  i64[n]   image that a patch comes from        patch  f32[n, 4]  its top, bottom, left and right edge as
+             parts of the image's sides; both None without patches
     """
 
     order: Tensor
     top: Tensor
     left: Tensor
     mirror: Tensor
+    partner: Tensor | None = None
+    patch: Tensor | None = None
 
     @classmethod
     def of_epoch(cls, images: int, recipe: Recipe, seed: int, epoch: int) -> Draws:
@@ -45,11 +49,32 @@ class Draws:
             top, left = torch.full_like(top, recipe.pad), torch.full_like(left, recipe.pad)
         if recipe.augment == "none":
             mirror = torch.zeros_like(mirror)
-        return cls(order, top, left, mirror)
+        if not recipe.cutmix:
+            return cls(order, top, left, mirror)
+        partner, patch = torch.randperm(images, generator=generator), draw_patches(images, recipe.cutmix, generator)
+        if recipe.views:
+            partner, patch = partner[order], patch[order]
+        return cls(order, top, left, mirror, partner, patch)
 
     def batch(self, places: slice) -> Draws:
         """The part of the epoch at these places of its order."""
-        return Draws(self.order[places], self.top[places], self.left[places], self.mirror[places])
+        return Draws(*(None if part is None else part[places] for part in vars(self).values()))
+
+    def boxes(self, height: int, width: int) -> Tensor:
+        """i64[n, 4]: edges of the patches in pixels, top <= y < bottom and left <= x < right."""
+        return (self.patch * self.patch.new_tensor([height, height, width, width])).round().long()
+
+
+def draw_patches(images: int, chance: float, generator: torch.Generator) -> Tensor:
+    """f32[images, 4]: top, bottom, left, right of a patch of the image's proportions, as parts of its sides.
+
+    Its area is uniform in (0, 1), its centre anywhere in the image, and what lies outside is cut off; with probability
+    1 - chance it is empty. Source: CutMix (Yun et al. 2019), section 3.1.
+    """
+    half = torch.rand(images, generator=generator).sqrt() / 2
+    half = torch.where(torch.rand(images, generator=generator) < chance, half, 0.0)
+    y, x = torch.rand(2, images, generator=generator)
+    return torch.stack([y - half, y + half, x - half, x + half], 1).clamp_(0, 1)
 
 
 def augment(images: Tensor, draws: Draws, pad: int) -> Tensor:
@@ -68,17 +93,43 @@ def augment(images: Tensor, draws: Draws, pad: int) -> Tensor:
 
 
 def prepared(data: Dataset, draws: Draws, recipe: Recipe) -> Tensor:
-    """f32[b, c, h, w]: the training images of `draws`, augmented and normalized."""
-    return data.prepare(augment(data.train_x[draws.order], draws, recipe.pad if recipe.augment == "crop" else 0))
+    """f32[b, c, h, w]: the training images of `draws`, augmented, patched and normalized."""
+    pad = recipe.pad if recipe.augment == "crop" else 0
+    images = augment(data.train_x[draws.order], draws, pad)
+    if draws.patch is not None:
+        others = augment(data.train_x[draws.partner], draws, pad)
+        images = paste(images, others, draws.boxes(*images.shape[-2:]).to(images.device))
+    return data.prepare(images)
+
+
+def paste(images: Tensor, others: Tensor, boxes: Tensor) -> Tensor:
+    """Those pixels of `others` that lie in the boxes, the rest of `images`. boxes i64[b, 4] as of Draws.boxes."""
+    top, bottom, left, right = boxes.view(-1, 4, 1).unbind(1)
+    y, x = (torch.arange(size, device=images.device) for size in images.shape[-2:])
+    inside = ((top <= y) & (y < bottom)).unsqueeze(2) & ((left <= x) & (x < right)).unsqueeze(1)
+    return torch.where(inside.unsqueeze(1), others, images)
+
+
+def mixed_labels(data: Dataset, draws: Draws) -> Tensor:
+    """f32[b, classes]: of each class the part of the pixels that show an image of it."""
+    height, width = data.train_x.shape[-2:]
+    top, bottom, left, right = draws.boxes(height, width).unbind(1)
+    share = ((bottom - top) * (right - left) / (height * width)).unsqueeze(1).to(data.train_y.device)
+    own, other = (F.one_hot(data.train_y[part], int(data.train_y.max()) + 1) for part in (draws.order, draws.partner))
+    return (1 - share) * own + share * other
 
 
 class Batch(NamedTuple):
-    """images f32[b, c, h, w] augmented and normalized; labels i64[b]; order i64[b]: which training images they are"""
+    """images f32[b, c, h, w] augmented and normalized; labels i64[b]; order i64[b]: which training images they are
+
+    targets   what the loss compares with: labels, or f32[b, classes] where images show parts of two
+    """
 
     images: Tensor
     labels: Tensor
     order: Tensor
     epoch: int
+    targets: Tensor
 
 
 class Batches:
@@ -95,7 +146,9 @@ class Batches:
         if self._drawn is None or self._drawn[0] != epoch:
             self._drawn = epoch, Draws.of_epoch(images, self.recipe, self.seed, epoch)
         draws = self._drawn[1].batch(ranks.part(batch * size, min((batch + 1) * size, images)))
-        return Batch(prepared(self.data, draws, self.recipe), self.data.train_y[draws.order], draws.order, epoch)
+        labels = self.data.train_y[draws.order]
+        targets = labels if draws.patch is None else mixed_labels(self.data, draws)
+        return Batch(prepared(self.data, draws, self.recipe), labels, draws.order, epoch, targets)
 
 
 def augmented_batches(data: Dataset, recipe: Recipe, seed: int, images: int) -> Iterator[Tensor]:

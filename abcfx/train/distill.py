@@ -81,7 +81,10 @@ class TeacherOutputs:
 
 
 def training_loss(output: Tensor, labels: Tensor, teacher: Tensor | None, recipe: Recipe) -> Tensor:
-    """(1 - w)·CE(output, labels) + w·distillation, w = recipe.distillation; CE alone without a teacher."""
+    """(1 - w)·CE(output, labels) + w·distillation, w = recipe.distillation; CE alone without a teacher.
+
+    labels   i64[n], or f32[n, classes] with the part of each class
+    """
     hard = F.cross_entropy(output, labels, label_smoothing=recipe.label_smoothing)
     if teacher is None:
         return hard

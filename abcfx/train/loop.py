@@ -163,7 +163,7 @@ class Trainer:
                 output = self.forward(batch.images)
                 if self.teacher_outputs is not None:
                     followed = self.teacher_outputs.of(batch.images, batch.order, batch.epoch)
-            loss = training_loss(output.float(), batch.labels, followed, self.recipe)
+            loss = training_loss(output.float(), batch.targets, followed, self.recipe)
             if seen:
                 loss = loss + self.recipe.follow_blocks * self.distance(*seen)
         return loss, output

@@ -54,6 +54,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     group.add_argument("--label-smoothing", type=float, default=0.0, help="%(default)s")
     group.add_argument("--augment", choices=AUGMENTS, default=augment, help="crop means flip too (%(default)s)")
     group.add_argument(
+        "--cutmix", type=float, default=0.0, metavar="PART",
+        help="of the images that get a patch of another one, against overfitting in long trainings (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
         "--views", type=_none_or_count, default=0, metavar="R",
         help="of each image that augmentation makes; the teacher sees each once, in the first R epochs "
         "(%(default)s: a new view in every epoch)",
@@ -115,6 +119,7 @@ def make_recipe(args: argparse.Namespace) -> Recipe:
         weight_decay=args.weight_decay, warmup=args.warmup, level_rate=args.level_rate, augment=args.augment,
         label_smoothing=args.label_smoothing, distillation=args.distill_weight, temperature=args.temperature,
         follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast, views=args.views,
+        cutmix=args.cutmix,
     )  # fmt: skip
 
 

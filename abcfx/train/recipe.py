@@ -27,6 +27,8 @@ class Recipe:
     temperature       of both softmaxes in that part
     follow_blocks     weight of the distance of block outputs from those of the teacher (blocks.py); 0 for none
     augment           "crop" (a random crop after padding by `pad`, and half of them mirrored), "flip" or "none"
+    cutmix            part of the images that get a patch of another one, as CutMix does it; what a teacher says of the
+                      whole, or labels in proportion to the areas
     views             how many different views of each image augmentation makes, 0 for a new one in each epoch; what the
                       teacher says of a view is kept, so that it runs in the first `views` epochs only
     autocast          bfloat16 arithmetic with float32 weights; twice as fast where the processor has it
@@ -50,6 +52,7 @@ class Recipe:
     follow_blocks: float = 0.0
     augment: str = "crop"
     pad: int = 4
+    cutmix: float = 0.0
     views: int = 0
     autocast: bool = False
     products: str = "f32"
@@ -58,7 +61,7 @@ class Recipe:
         for name, known in (("optimizer", OPTIMIZERS), ("augment", AUGMENTS), ("products", PRODUCTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name in ("warmup", "label_smoothing", "distillation", "momentum"):
+        for name in ("warmup", "label_smoothing", "distillation", "momentum", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
         for name in ("learning_rate", "batch", "temperature"):

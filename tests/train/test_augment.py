@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from abcfx.data import Dataset
-from abcfx.train.augment import Batches, Draws, augment, augmented_batches
+from abcfx.train.augment import Batches, Draws, augment, augmented_batches, draw_patches, paste
 from abcfx.train.recipe import Recipe
 
 
@@ -79,3 +79,62 @@ def test_batches_are_those_that_training_sees(data: Dataset):
     assert [len(batch) for batch in batches] == [24, 24]
     assert torch.equal(batches[0], Batches(data, recipe, 5).at(0).images)
     assert not torch.equal(batches[0], next(augmented_batches(data, recipe, 6, 40)))
+
+
+def test_patches_are_pasted_pixel_for_pixel():
+    images, others = torch.zeros(3, 2, 4, 6), torch.ones(3, 2, 4, 6)
+    boxes = torch.tensor([[1, 3, 2, 6], [0, 4, 0, 6], [2, 2, 0, 6]])
+    out = paste(images, others, boxes)
+    expected = images.clone()
+    expected[0, :, 1:3, 2:6] = 1
+    expected[1] = 1
+    assert torch.equal(out, expected)
+
+
+def test_patches_have_the_areas_of_cutmix():
+    """Uniform before what lies outside is cut off; as often as asked for."""
+    patch = draw_patches(40_000, 0.25, torch.Generator().manual_seed(0))
+    top, bottom, left, right = patch.unbind(1)
+    mixed = bottom > top
+    assert abs(float(mixed.float().mean()) - 0.25) < 5 * (0.25 * 0.75 / 40_000) ** 0.5
+    whole = mixed & (patch > 0).all(1) & (patch < 1).all(1)
+    assert torch.allclose((bottom - top)[whole], (right - left)[whole], atol=1e-6)
+    assert ((patch >= 0) & (patch <= 1)).all()
+    side = (bottom - top)[mixed]
+    assert float(side.mean()) == pytest.approx(2 / 3 - 1 / 8, abs=0.01)  # E[s - s²/4], s = √u
+
+
+def test_labels_of_patched_images_are_parts_of_both(data: Dataset):
+    recipe = Recipe(1, 0.1, batch=24, cutmix=1.0, augment="none")
+    batch, plain = Batches(data, recipe, 5).at(0), Batches(data, Recipe(1, 0.1, batch=24, augment="none"), 5).at(0)
+    assert torch.equal(batch.order, plain.order)
+    assert torch.equal(plain.targets, plain.labels)
+    assert torch.allclose(batch.targets.sum(1), torch.ones(24))
+    draws = Draws.of_epoch(len(data.train_y), recipe, 5, 0).batch(slice(0, 24))
+    for i, (top, bottom, left, right) in enumerate(draws.boxes(*data.train_x.shape[-2:]).tolist()):
+        other = data.prepare(data.train_x[draws.partner[i]][None])[0]
+        expected = plain.images[i].clone()
+        expected[:, top:bottom, left:right] = other[:, top:bottom, left:right]
+        assert torch.equal(batch.images[i], expected)
+        share = (bottom - top) * (right - left) / expected[0].numel()
+        target = torch.zeros(batch.targets.shape[1])
+        target[batch.labels[i]] += 1 - share
+        target[data.train_y[draws.partner[i]]] += share
+        assert torch.allclose(batch.targets[i], target)
+
+
+def test_patches_come_again_with_their_view():
+    recipe = Recipe(1, 0.1, views=2, cutmix=0.5)
+    epochs = [Draws.of_epoch(40, recipe, 3, epoch) for epoch in range(3)]
+
+    def by_image(draws: Draws) -> list[tuple]:
+        return sorted(zip(draws.order.tolist(), draws.partner.tolist(), map(tuple, draws.patch.tolist()), strict=True))
+
+    assert by_image(epochs[0]) == by_image(epochs[2]) != by_image(epochs[1])
+
+
+def test_without_patches_the_draws_are_as_before():
+    plain, mixed = draws_of(50), Draws.of_epoch(50, Recipe(1, 0.1, cutmix=0.5), 0, 0)
+    assert all(getattr(plain, name).equal(getattr(mixed, name)) for name in ("order", "top", "left", "mirror"))
+    assert plain.partner is None
+    assert mixed.partner is not None
