@@ -57,6 +57,8 @@ def abc(
     if not training:
         runner.read = _drop_unread(pipeline.gm)
         inputs = [inputs[place] for place in runner.read]
+        if wanted.then == "inductor":
+            pipeline.chain()
     runner.compiled = _hand_over(pipeline.gm, inputs, wanted, mode, training)
     return runner
 

@@ -26,6 +26,7 @@ from abcfx.passes._constants import mark_constants
 from abcfx.passes._rule import Report, apply_rules
 from abcfx.passes.adjoint import require_adjoints
 from abcfx.passes.canonicalize import CANONICALIZE, name_overloads
+from abcfx.passes.chain_kernels import chain_kernels
 from abcfx.passes.emit_bits import packs_of
 from abcfx.passes.fuse import fuse
 from abcfx.passes.hoist import Prologue, hoist_constants
@@ -93,6 +94,12 @@ class Pipeline:
         self.declined.update(report.declined)
         log(1, f"fuse: {before} packs before, {packs_of(self.gm)} after; the others are made by the layer before")
         return hoist_constants(self.gm)
+
+    def chain(self) -> None:
+        """Inference only: kernels in a row become one op. The last stage, as no pass looks into a chain."""
+        if not (self._stopped() or skips("chain")):
+            chained = self._stage("chain", lambda: chain_kernels(self.gm), spec.KERNEL)
+            log(1, f"chain: {chained} kernels run in chains")
 
     def report(self) -> None:
         """Level 2: the time of all stages; level 5: what runs, on values of which layout."""

@@ -3,6 +3,7 @@
 from abcfx.ops import (  # noqa: F401  importing registers
     activation,
     convolution,
+    kernel_chain,
     kernel_conv,
     kernel_emit,
     kernel_gradients,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -75,19 +76,25 @@ class Snapshot:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.generation = _generation
-        inference = any(t.is_inference() for t in tensors)
-        self.seen = None if inference else [(weakref.ref(t), t._version) for t in tensors]
+        self.alive = not any(t.is_inference() for t in tensors)
+        self.ids = list(map(id, tensors))
+        self.versions = list(map(_version, tensors)) if self.alive else []
+        self.refs = [weakref.ref(t, self._died) for t in tensors]  # an id means nothing when its tensor is gone
+
+    def _died(self, _ref: weakref.ref) -> None:
+        self.alive = False
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these are the same tensors, unchanged."""
-        if self.seen is None or self.generation != _generation:
-            return False
-        for (ref, version), tensor in zip(self.seen, tensors, strict=True):  # in every call, of all weights
-            if ref() is not tensor or tensor._version != version:
-                return False
-        return True
+        """Whether these are the same tensors, unchanged. Asked in every call, of all weights: no loop in Python."""
+        return (
+            self.alive
+            and self.generation == _generation
+            and list(map(id, tensors)) == self.ids
+            and list(map(_version, tensors)) == self.versions
+        )
 
 
+_version = attrgetter("_version")
 _generation = 0  # counts the changes that version counters do not see
 _lock = threading.RLock()
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()

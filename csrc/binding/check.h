@@ -190,6 +190,24 @@ struct ChannelAffine {
   const float* offset_data() const { return offset ? offset->const_data_ptr<float>() : nullptr; }
 };
 
+/// A contiguous tensor on the device of `like`, not written yet. torch::stable::new_empty goes through the dispatcher, which
+/// takes several microseconds.
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t axis = sizes.size(); axis-- > 0;) {
+    strides[axis] = step;
+    step *= std::max<int64_t>(sizes[axis], 1);
+  }
+  const torch::stable::Device device = like.device();
+  AtenTensorHandle handle = nullptr;
+  STD_TORCH_CHECK(aoti_torch_empty_strided((int64_t)sizes.size(), sizes.data(), strides.data(),
+                                           torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+                                           (int32_t)device.type(), device.index(), &handle) == AOTI_TORCH_SUCCESS,
+                  "abc_k: cannot allocate a tensor of ", step, " elements");
+  return Tensor(handle);
+}
+
 /// A padded bit image [n, h + 2ph, planes, w + 2pw, groups * words], not written yet.
 inline Tensor new_bit_image(const char* op, const Tensor& like, int64_t planes, int64_t images, int64_t channels,
                             int64_t height, int64_t width, int64_t groups, const std::vector<int64_t>& padding) {
@@ -197,7 +215,7 @@ inline Tensor new_bit_image(const char* op, const Tensor& like, int64_t planes, 
   STD_TORCH_CHECK(groups >= 1 && channels % groups == 0, "abc_k::", op, ": ", channels,
                   " channels cannot be split into ", groups, " groups");
   const int64_t pixel = groups * ceil_div(channels / groups, 64);
-  return torch::stable::new_empty(
+  return new_tensor(
       like, {images, height + 2 * padding[0], planes, width + 2 * padding[1], pixel}, ScalarType::Long);
 }
 

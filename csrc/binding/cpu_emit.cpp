@@ -152,11 +152,11 @@ std::tuple<Tensor, Tensor> linear_emit(const Tensor& bits, const Tensor& weight_
   const Product product = Product::linear(op, bits, weight_bits, alpha, tap_sums, bias, levels, depth);
   Epilogue epilogue(op, product, residual, slope, low, high, gain, offset, next_low, next_high);
   const int64_t rows = product.rows();
-  Tensor y = torch::stable::new_empty(bits, {keep ? rows : 0, product.outputs}, ScalarType::Float);
+  Tensor y = new_tensor(bits, {keep ? rows : 0, product.outputs}, ScalarType::Float);
   if (keep) epilogue.keep = y.mutable_data_ptr<float>();
   epilogue.packs = next.levels.has_value();
   const Tensor planes = epilogue.packs ? pack_rows_into(epilogue.pack, bits, *next.levels, rows, product.outputs)
-                                       : torch::stable::new_empty(bits, {0, 0, 0}, ScalarType::Long);
+                                       : new_tensor(bits, {0, 0, 0}, ScalarType::Long);
   run(product, epilogue);
   return {y, planes};
 }
@@ -177,7 +177,7 @@ std::tuple<Tensor, Tensor> conv2d_emit(
                                           stride, padding, dilation, groups);
   Epilogue epilogue(op, product, residual, slope, low, high, gain, offset, next_low, next_high);
   const abcfx_bgemm_args& args = product.args;
-  Tensor y = torch::stable::new_empty(bits, {keep ? args.images : 0, args.out_h, args.out_w, product.outputs},
+  Tensor y = new_tensor(bits, {keep ? args.images : 0, args.out_h, args.out_w, product.outputs},
                                       ScalarType::Float);
   epilogue.image = true;
   epilogue.unit = args.out_w;
@@ -186,7 +186,7 @@ std::tuple<Tensor, Tensor> conv2d_emit(
   const Tensor planes = epilogue.packs
                             ? pack_image_into(epilogue.pack, op, bits, *next.levels, args.images, product.outputs,
                                               args.out_h, args.out_w, next_groups, next_padding)
-                            : torch::stable::new_empty(bits, {0, 0, 0, 0, 0}, ScalarType::Long);
+                            : new_tensor(bits, {0, 0, 0, 0, 0}, ScalarType::Long);
   run(product, epilogue);
   return {y, planes};
 }

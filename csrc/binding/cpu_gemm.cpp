@@ -8,7 +8,7 @@ Tensor linear(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha
               int64_t depth) {
   const Levels levels("linear", scale, shift, bits.dim() == 3 ? bits.size(0) : 1, text);
   const Product product = Product::linear("linear", bits, weight_bits, alpha, tap_sums, bias, levels, depth);
-  Tensor dst = torch::stable::new_empty(bits, {product.rows(), product.outputs}, ScalarType::Float);
+  Tensor dst = new_tensor(bits, {product.rows(), product.outputs}, ScalarType::Float);
   product.run(dst.mutable_data_ptr<float>());
   return dst;
 }
@@ -21,7 +21,7 @@ Tensor conv2d(const Tensor& bits, const Tensor& weight_bits, const Tensor& alpha
   const Product product = Product::conv2d("conv2d", bits, weight_bits, alpha, tap_sums, bias, levels, channels, kernel,
                                           stride, padding, dilation, groups);
   const abcfx_bgemm_args& args = product.args;
-  Tensor dst = torch::stable::new_empty(bits, {args.images, args.out_h, args.out_w, product.outputs},
+  Tensor dst = new_tensor(bits, {args.images, args.out_h, args.out_w, product.outputs},
                                         ScalarType::Float);
   product.run(dst.mutable_data_ptr<float>());
   return dst;

@@ -73,7 +73,7 @@ inline abcfx_pack_args pack_into(Tensor& dst, const Levels& levels) {
 /// Planes of `rows` rows of `depth` values [planes, rows, words], all of them.
 inline Tensor pack_rows_into(abcfx_pack_args& args, const Tensor& like, const Levels& levels, int64_t rows,
                              int64_t depth) {
-  Tensor dst = torch::stable::new_empty(like, {levels.planes, rows, (depth + 63) / 64}, ScalarType::Long);
+  Tensor dst = new_tensor(like, {levels.planes, rows, (depth + 63) / 64}, ScalarType::Long);
   args = pack_into(dst, levels);
   args.channels = args.stride_w = depth;
   args.stride_c = 1;

@@ -6,6 +6,7 @@ STABLE_TORCH_LIBRARY_IMPL(abc_k, CPU, m) {
   m.impl("search_scales", TORCH_BOX(&abcfx::search_scales));
   m.impl("fit_lines", TORCH_BOX(&abcfx::fit_lines));
   m.impl("dequantize_weights", TORCH_BOX(&abcfx::dequantize_weights));
+  m.impl("chain", TORCH_BOX(&abcfx::chain_kernels));
   m.impl("pack_rows", TORCH_BOX(&abcfx::pack_rows));
   m.impl("pack_image", TORCH_BOX(&abcfx::pack_image));
   m.impl("round_gradient", TORCH_BOX(&abcfx::round_gradient));

@@ -18,4 +18,6 @@ std::tuple<Tensor, Tensor> fit_lines(const Tensor& sorted, const Tensor& prefix,
 
 std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor& alpha);
 
+std::vector<Tensor> chain_kernels(std::vector<Tensor> inputs, StringHandle program);
+
 }  // namespace abcfx

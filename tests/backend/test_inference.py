@@ -59,9 +59,15 @@ def test_fused_layers_exchange_bits(quantized: nn.Module, images: Tensor, monkey
 
     graphs = []
     original = backend.Pipeline.fuse
-    monkeypatch.setattr(backend.Pipeline, "fuse", lambda self: graphs.append(self.gm) or original(self))
+
+    def fuse(self: backend.Pipeline) -> object:
+        prologue = original(self)
+        graphs.append(str(self.gm.graph))
+        return prologue
+
+    monkeypatch.setattr(backend.Pipeline, "fuse", fuse)
     check(compile_(quantized), quantized, images)
-    fused = str(graphs[0].graph)
+    fused = graphs[0]
     torch._dynamo.reset()
     check(compile_(quantized, fuse=False), quantized, images)
     assert len(graphs) == 1, "fuse=False fuses all the same"
@@ -94,6 +100,22 @@ def test_inductor_gets_no_input_that_nothing_reads(quantized: nn.Module, images:
     shapes = [tuple(x.shape) for x in inputs]
     assert tuple(images.shape) in shapes
     assert tuple(quantized.body.weight.shape) not in shapes, "the float weight is packed, and not read itself"
+
+
+def test_kernels_run_in_chains(
+    quantized: nn.Module, images: Tensor, handed_over: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit what single ops give, also for a batch of another size."""
+    chained = compile_(quantized, calibration_batches=2)  # other options, or Dynamo would share the code
+    outputs = [chained(images), chained(images[:3])]
+    graphs = [str(gm.graph) for gm, _, _ in handed_over]
+    assert all("abc_k.chain" in graph and "abc_k.conv2d" not in graph for graph in graphs)
+    monkeypatch.setenv("ABCFX_SKIP", "chain")
+    single = compile_(quantized)
+    for output, batch in zip(outputs, (images, images[:3]), strict=True):
+        assert torch.equal(output, single(batch))
+    graphs = [str(gm.graph) for gm, _, _ in handed_over[len(graphs) :]]
+    assert all("abc_k.chain" not in graph and "abc_k.conv2d" in graph for graph in graphs)
 
 
 def test_kernels_can_be_called_from_cpp(quantized: nn.Module, images: Tensor, handed_over: list) -> None:

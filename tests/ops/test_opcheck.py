@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_chain_ops import convolutions, rows
 from test_kernel_ops import Levels, Weights, conv_arguments, linear_arguments
 from test_layer_ops import CONVOLUTIONS, LINEAR, PLANS, operands
 from torch import Tensor
@@ -268,6 +269,12 @@ def _() -> Samples:
     yield *layer, torch.randn(2, 9, 8, 19), None, 0.0, 6.0, None, None, *none, *following, True
     yield *layer, None, torch.rand(19), *none, torch.rand(19), torch.randn(19), *none, *following, False
     yield *layer, None, None, 0.0, NO_LIMIT, None, None, *none, None, None, 0, "coded", 1, (0, 0), True
+
+
+@samples_of("abc_k::chain", F32)
+def _() -> Samples:
+    for run, returned in (convolutions(), rows()):
+        yield run.inputs, run.program(*returned)
 
 
 @samples_of("abc_k::max_pool_bits", F32)

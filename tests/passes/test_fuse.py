@@ -30,7 +30,7 @@ def inputs_of(captured: Captured, pipeline: Pipeline, prologue: Prologue | None,
 
 
 def fused_matches(function: Callable[..., Any], *inputs: Tensor, capture: Callable = dynamo, **shapes: Any) -> Pipeline:
-    """Lower and fuse; the same values as lowered alone."""
+    """Lower and fuse; the same values as lowered alone, and the same bits with the kernels in chains."""
     net = Net(function, **shapes).requires_grad_(False)
     for name, parameter in net.named_parameters():
         if name.startswith("var"):
@@ -43,9 +43,13 @@ def fused_matches(function: Callable[..., Any], *inputs: Tensor, capture: Callab
     tensors = [*captured.inputs, *added, *weight_tensors(captured, lowered)]
     wanted = run(before, tensors)
     prologue = pipeline.fuse()
-    got = run(pipeline.gm, tensors, *inputs_of(captured, pipeline, prologue, tensors))
+    folded = inputs_of(captured, pipeline, prologue, tensors)
+    got = run(pipeline.gm, tensors, *folded)
     assert (got.dtype, got.shape, got.stride()) == (wanted.dtype, wanted.shape, wanted.stride())
     torch.testing.assert_close(got, wanted, rtol=0, atol=TOLERANCE * float(wanted.abs().max() + 1))
+    chained = Pipeline(clone(pipeline.gm))
+    chained.chain()
+    assert torch.equal(run(chained.gm, tensors, *folded), got)
     return pipeline
 
 
