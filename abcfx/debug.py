@@ -6,7 +6,7 @@ ABCFX_DEBUG=3        graph text before and after each stage, numbered, in ./abcf
 ABCFX_DEBUG=4        one line per node that a rule replaced: the rule, the node, what stands there now
 ABCFX_DEBUG=5        the kernel variants that run, and the layout of every value that a kernel reads or writes
 ABCFX_VERIFY=1       check what each graph level may contain after every stage
-ABCFX_SKIP=a,b       leave rules out by name (FoldAffine), a whole stage that may be left out (fuse), or layers by glob
+ABCFX_SKIP=a,b       leave rules out by name (FoldAffine), a stage that may be left out (fuse, chain), or layers by glob
                      (layer1.*): a layer stays float in a float model, and runs as one dense op in a quantized one
 ABCFX_STOP_AFTER=s   run no stage of the compiler after the one called s (abc:: ops run without being lowered)
 ABCFX_FORM=form      run layers as "xnor", "lut" or "dense" wherever that form applies, whatever pays
@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 FORM, FORMS = "ABCFX_FORM", ("xnor", "lut", "dense")
-STAGES = ("canonicalize", "rewrite", "simulate", "adjoint", "fuse", "lower")
+STAGES = ("canonicalize", "rewrite", "simulate", "adjoint", "lower", "fuse", "chain")
 DUMP_FOLDER = "abcfx_dump"
 SKIPPED = "ABCFX_SKIP names it"
 
