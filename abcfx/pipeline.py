@@ -1,7 +1,7 @@
 """The compiler's table of contents: the stages in order, what each level promises, and nothing decided elsewhere.
 
     capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── fuse ──►
-    KERNEL, bits from layer to layer ──► inductor
+    KERNEL, bits from layer to layer ── chain ──► inductor
 
 `open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC, or on
 request in dense ops on quantized values (simulate); AOTAutograd makes its backward graph of the rows of
