@@ -19,6 +19,7 @@ import ast
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -119,6 +120,16 @@ def limit_of(rows: Tensor, bases: Tensor, alpha: Tensor) -> Tensor:
     power = exact.square().sum(-1)
     own = torch.where(power > 0, error / power, 0)
     return JUMP * own.clamp_min(error.sum() / power.sum().clamp_min(torch.finfo(power.dtype).tiny))
+
+
+@cache
+def usual_limit(bases: int) -> Tensor:
+    """The limit of normally distributed weights, f64[1]: for rows whose own error says nothing of what is to come, as
+    those of a packed model, which are exact and about to be trained.
+    """
+    rows = torch.randn(64, 1, 1024, generator=torch.Generator().manual_seed(0))
+    fitted, scales = fit_bases(rows.flatten(1), bases)
+    return limit_of(rows, fitted.view(bases, *rows.shape), scales).mean(0, keepdim=True)
 
 
 def refit_rows(rows: Tensor, start: Start) -> tuple[Tensor, Start]:

@@ -11,11 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from abcfx.api import plan_of
 from abcfx.config import Config
-from abcfx.packed import load_packed
+from abcfx.layers import ABCLayer
+from abcfx.layers.functional import ABCFunctional
+from abcfx.ops.warm_start import usual_limit
+from abcfx.ops.weight_cache import fitted
+from abcfx.packed import load_packed, recipe_of
 from abcfx.plan import RULES, LayerPlan
 from abcfx.train.checkpoint import load_checkpoint
 
@@ -27,14 +32,14 @@ def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Mod
     """Load the weights and batch norms of an earlier run into `model`, quantized by `config` and not calibrated.
 
     path    checkpoint.pt of that run, which holds its settings and the state of its model; or a packed model (.abc) of
-            `float_model`'s architecture, whose weights are the quantized ones
+            `float_model`'s architecture, whose weights are the quantized ones and whose bases are where training starts
     →       whether its levels and weight bases were taken too, because that run had the same `config`; the model is to
             be calibrated otherwise
 
     Raises FileNotFoundError, or ValueError for what is no such file or belongs to another network.
     """
-    if path.suffix == ".abc":
-        earlier = load_packed(path, float_model)
+    earlier = load_packed(path, float_model) if path.suffix == ".abc" else None
+    if earlier is not None:
         state, same = earlier.state_dict(), _forms(earlier) == _forms(model)
     else:
         state, settings = _state_and_settings(path)
@@ -45,7 +50,19 @@ def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Mod
         model.load_state_dict(state)
     except RuntimeError as problem:
         raise ValueError(f"{path} is of another network than {type(model).__name__}: {problem}") from None
+    if same and earlier is not None:
+        _take_bases(model, earlier)
     return same
+
+
+def _take_bases(model: nn.Module, packed: nn.Module) -> None:
+    """Let training start from the bases of a packed model: a fit of its weights finds others, as near to them."""
+    for layer, source in zip(model.modules(), packed.modules(), strict=True):
+        owned = isinstance(layer, ABCLayer) and not isinstance(layer, ABCFunctional)
+        if owned and layer.plan.basis == "alternating":
+            with torch.no_grad():
+                bases, scales, _ = fitted(source.weight, recipe_of(source))
+            layer.set_weight(bases, scales, usual_limit(layer.plan.weight_bases).expand(len(scales[0])))
 
 
 def _state_and_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

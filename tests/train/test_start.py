@@ -8,7 +8,8 @@ from rich.console import Console
 from tiny import TinyNet, tiny_data
 
 from abcfx.config import Config
-from abcfx.packed import load_packed
+from abcfx.ops.weight_cache import adopt, fitted
+from abcfx.packed import load_packed, recipe_of, save_packed
 from abcfx.train.finetune import FineTuning, Run
 from abcfx.train.recipe import Recipe
 
@@ -76,3 +77,17 @@ def test_a_packed_model_goes_on_as_it_was_saved(tmp_path: Path, earlier: Path):
     assert fewer.conv2.calibrated
     with pytest.raises(FileNotFoundError):
         tuning(tmp_path / "none", Config(2, 2), tmp_path / "none.abc").run()
+
+
+def test_training_starts_from_the_bases_of_a_packed_model(tmp_path: Path, earlier: Path):
+    """Which a fit of the packed weights does not find again: these are random."""
+    made = load_packed(earlier.parent / "model.abc", TinyNet())
+    bases, scales, _ = fitted(made.conv2.weight, recipe_of(made.conv2))
+    bases = torch.randn(bases.shape).sign().to(torch.int8)
+    adopt(made.conv2.weight, recipe_of(made.conv2), bases, torch.rand(scales.shape))
+    save_packed(made, tmp_path / "random.abc")
+    model = tuning(tmp_path / "next", Config(3, 3), tmp_path / "random.abc").calibrated(Config(3, 3))
+    assert torch.equal(model.conv2.weight, made.conv2.weight)
+    assert not torch.equal(fitted(model.conv2.weight.detach().clone(), recipe_of(model.conv2))[0], bases)
+    with torch.enable_grad():  # the fit of a training step
+        assert torch.equal(fitted(model.conv2.weight, recipe_of(model.conv2))[0], bases)
