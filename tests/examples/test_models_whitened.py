@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -13,16 +11,10 @@ from torch.nn import functional as F
 
 from abcfx.data import Dataset
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import models_whitened
-
-    yield models_whitened
-    sys.modules.pop("models_whitened", None)
+def models(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("models_whitened")
 
 
 @pytest.fixture

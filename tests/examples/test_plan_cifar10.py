@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,13 @@ import torch
 
 import abcfx
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch):
+def example(script, monkeypatch: pytest.MonkeyPatch):
     import abcfx.planner.planning as planning
 
     monkeypatch.setattr(planning, "COUNTS", (1, 3))
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import plan_cifar10
-
-    yield plan_cifar10
-    for name in ("plan_cifar10", "resnet20_grid", "models_cifar"):
-        sys.modules.pop(name, None)
+    return script("plan_cifar10")
 
 
 def test_each_rival_is_no_slower_and_the_plan_is_kept(tmp_path: Path, example, capsys: pytest.CaptureFixture):

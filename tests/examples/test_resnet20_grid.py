@@ -1,24 +1,15 @@
 """The examples run as a user starts them, on images and weights made here."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import resnet20_grid
-
-    yield resnet20_grid
-    for name in ("resnet20_grid", "models_cifar"):
-        sys.modules.pop(name, None)
+def example(script):
+    return script("resnet20_grid")
 
 
 @pytest.fixture
@@ -75,10 +66,8 @@ def test_a_checkpoint_of_another_model(tmp_path, example, files):
         example.main(["--weights", str(tmp_path / "other.th"), *files[2:]])
 
 
-def test_level_errors(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import level_errors
-
+def test_level_errors(script, capsys):
+    level_errors = script("level_errors")
     w = torch.randn(8, 512)
     assert level_errors.weight_error(w, 4, "alternating") < level_errors.weight_error(w, 2, "alternating") < 0.2
     assert level_errors.activation_error(w, 4, "coded") < level_errors.activation_error(w, 2, "coded") < 0.2

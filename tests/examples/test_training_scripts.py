@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,17 +15,10 @@ from torch import nn
 
 import abcfx
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
 
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import train_cifar10
-
-    yield train_cifar10
-    for name in ("train_cifar10", "train_fashion_mnist", "models_cifar", "models_whitened"):
-        sys.modules.pop(name, None)
+def scripts(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("train_cifar10")
 
 
 @pytest.fixture
