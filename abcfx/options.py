@@ -10,7 +10,7 @@ from abcfx.config import Config
 
 THEN = ("inductor", "aot_eager", "eager")
 # no fields of Config
-OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "simulate", "cpp_wrapper", "then")
+OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "simulate", "then")
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,6 @@ class Options:
     fuse                 inference: batch norm, activations, additions and packing move into the kernels before them
     recompute            training: keep bits for the backward pass and compute layer outputs again from them
     simulate             training: dense products of quantized values, not products on bits (passes/simulate.py)
-    cpp_wrapper          inductor calls the kernels from C++, not from Python: a call of a small batch takes less
-                         time, the compilation several times more
     then                 who compiles the rest of the graph
     """
 
@@ -35,7 +33,6 @@ class Options:
     fuse: bool = True
     recompute: bool = True
     simulate: bool = False
-    cpp_wrapper: bool = False
     then: str = "inductor"
 
     @classmethod
@@ -51,7 +48,7 @@ class Options:
         result = cls(Config(**given) if given else None, **own)
         if result.then not in THEN:
             raise ValueError(f"option 'then' must be one of {', '.join(THEN)}, got {result.then!r}")
-        for switch in ("autotune", "fuse", "recompute", "simulate", "cpp_wrapper"):
+        for switch in ("autotune", "fuse", "recompute", "simulate"):
             if not isinstance(getattr(result, switch), bool):
                 raise ValueError(f"option '{switch}' must be True or False, got {getattr(result, switch)!r}")
         least = result.min_speedup

@@ -1,6 +1,6 @@
 """Kernels that follow each other → one abc_k.chain, so that what a call costs outside of a kernel is paid once.
 
-    y = conv2d(pack_image(x), …)        y, = chain([x, …], "pack_image %0 …⏎conv2d %3 …⏎return %4")
+    y = conv2d(pack_image(x), …)        y, = chain([x, …], "pack_image %0 …; conv2d %3 …; return %4")
 
 torch's partitioner finds the parts of the graph that can run without anything in between; one of two kernels or more
 becomes a chain, with the views between its kernels. What a chain returns is never a view, since its results must not
@@ -22,7 +22,7 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from abcfx.graph import VALUE_KEYS, value
-from abcfx.ops.kernel_chain import KERNELS, NAMES, VIEWS, step_text
+from abcfx.ops.kernel_chain import KERNELS, NAMES, VIEWS, program_text, step_text
 
 aten, abc_k = torch.ops.aten, torch.ops.abc_k
 LEAST = 2  # kernels of a chain
@@ -94,7 +94,7 @@ def _replace(gm: GraphModule, nodes: list[Node]) -> None:
     returned = [n for n in nodes if isinstance(value(n), Tensor) and any(user not in inside for user in n.users)]
 
     number = {node: place for place, node in enumerate(inputs)}
-    lines, taken = [], len(inputs)
+    steps, taken = [], len(inputs)
     for node in nodes:
         if node.target is operator.getitem:
             number[node] = number[node.args[0]] + node.args[1]
@@ -102,12 +102,12 @@ def _replace(gm: GraphModule, nodes: list[Node]) -> None:
         number[node] = taken
         results = value(node)
         taken += len(results) if isinstance(results, (tuple, list)) else 1
-        lines.append(step_text(node.target, _all_arguments(node), number.__getitem__))
-    lines.append(" ".join(["return", *(f"%{number[node]}" for node in returned)]))
+        steps.append(step_text(node.target, _all_arguments(node), number.__getitem__))
+    program = program_text(steps, [number[node] for node in returned])
 
     graph = gm.graph
     with graph.inserting_after(nodes[-1]):
-        chain = graph.call_function(abc_k.chain.default, (inputs, "\n".join(lines)))
+        chain = graph.call_function(abc_k.chain.default, (inputs, program))
     for key in VALUE_KEYS:
         if all(key in node.meta for node in returned):
             chain.meta[key] = [node.meta[key] for node in returned]

@@ -49,13 +49,11 @@ def measure_model(
     tick: Tick,
     unfused: bool = False,
     all_layers: bool = False,
-    cpp_wrapper: bool = False,
 ) -> Measurement:
     """Quantize `model` with each (M, N), calibrate on `x`, compile and check; race all of them and the rivals in turns.
 
     unfused      race each (M, N) without the fusion passes too
     all_layers   quantize the first and the last layer too
-    cpp_wrapper  what inductor makes is called from C++, ours and the rivals' alike
 
     Raises ValueError or RuntimeError as the model does on `x`, WrongResult if a quantized one computes something else.
     """
@@ -64,12 +62,10 @@ def measure_model(
         model = model.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
     about = {"model": name, "input": list(x.shape), "batch": x.shape[0], "threads": torch.get_num_threads()}
-    about |= {"cpp_wrapper": True} if cpp_wrapper else {}
     measurement = Measurement(name, f"{name}, input {list(x.shape)}, whole model", about)
     fresh_compiler()
     with (
         torch._dynamo.config.patch(recompile_limit=FORMS_OF_ONE_CODE, fail_on_recompile_limit_hit=True),
-        torch._inductor.config.patch(cpp_wrapper=cpp_wrapper),
         torch.inference_mode(),
     ):
         output = first_tensor(model(x))

@@ -27,9 +27,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-layers", action="store_true", help="quantize the first and the last layer too: MODEL is a part of one"
     )
-    parser.add_argument(
-        "--cpp-wrapper", action="store_true", help="inductor calls kernels from C++, ours and rivals': slow to compile"
-    )
     add_rivals(parser, KINDS, MODEL_RIVALS)
     add_common(parser, seconds=10)
 
@@ -46,7 +43,7 @@ def run_model(arguments: argparse.Namespace) -> int:
         try:
             return measure_model(
                 arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick, arguments.unfused,
-                arguments.all_layers, arguments.cpp_wrapper,
+                arguments.all_layers,
             )  # fmt: skip
         except (ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{arguments.model} on an input {list(x.shape)}: {one_line(error)}") from error

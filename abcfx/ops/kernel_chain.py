@@ -1,10 +1,10 @@
 """abc_k::chain: several kernel ops, and views between them, as one op.
 
-Between Python and a kernel a call costs some 30 µs (parsing and boxing of arguments, the dispatcher), as much as the
+Between Python and a kernel a call costs some 25 µs (parsing and boxing of arguments, the dispatcher), as much as the
 product of a small layer; the compiled op runs a whole chain from C++. What it runs is a text, so that a compiled graph
 can be kept on disk:
 
-    conv2d_emit %0 %1 %2 … coded 64 3,3 1,1 …       a step: op and its arguments; %i are values, - is None
+    conv2d_emit %0 %1 %2 … coded 64 3,3 1,1 …;      a step: op and its arguments; %i are values, - is None
     return %9 %11                                   what the op returns, none of them a view
 
 The inputs are the values %0, %1, …; the results of the steps take the next numbers, in order.
@@ -35,7 +35,7 @@ ABC_K.define("chain(Tensor[] inputs, str program) -> Tensor[]")
 
 
 def step_text(op: OpOverload, args: Sequence[Any], number: Callable[[Any], int]) -> str:
-    """The line of a step; `number` gives that of a value. All arguments of the op's schema must be in `args`."""
+    """The text of a step; `number` gives that of a value. All arguments of the op's schema must be in `args`."""
     kinds = [str(argument.type) for argument in op._schema.arguments]
     words = [_word(kind, arg, number) for kind, arg in zip(kinds, args, strict=True)]
     return " ".join([NAMES[op], *words])
@@ -67,10 +67,14 @@ def _argument(kind: str, word: str, values: Sequence[Tensor]) -> Any:
     return word if kind == "str" else int(word)
 
 
+def program_text(steps: Sequence[str], returned: Sequence[int]) -> str:
+    return "; ".join([*steps, " ".join(["return", *(f"%{place}" for place in returned)])])
+
+
 def calls(program: str, values: list[Tensor]) -> Iterator[tuple[OpOverload, list[Any]]]:
     """Op and arguments of each step; the caller appends its results to `values` before the next one."""
-    for line in program.splitlines():
-        name, *words = line.split()
+    for step in program.split("; "):
+        name, *words = step.split()
         if name != "return":
             kinds = [str(argument.type) for argument in OPS[name]._schema.arguments]
             yield OPS[name], [_argument(kind, word, values) for kind, word in zip(kinds, words, strict=True)]
@@ -82,8 +86,8 @@ def chain(inputs: Sequence[Tensor], program: str) -> list[Tensor]:
     for op, args in calls(program, values):
         result = op(*args)
         values += [result] if isinstance(result, Tensor) else result
-    *_, last = program.splitlines()
-    return [values[int(word[1:])] for word in last.split()[1:]]
+    _, *returned = program.split("; ")[-1].split()
+    return [values[int(word[1:])] for word in returned]
 
 
 library.register_reference(ABC_K, "chain", chain)

@@ -13,7 +13,7 @@
 #include "check.h"
 
 // Programs of abc_k::chain: their text read once into steps that call the C++ functions of the ops, no dispatcher between.
-// The text is that of abcfx/ops/kernel_chain.py: a line a step, "op argument argument …", then "return value value …".
+// The text is that of abcfx/ops/kernel_chain.py: "op argument argument …; op argument …; return value value …".
 namespace abcfx::chain {
 
 using Values = std::vector<std::optional<Tensor>>;

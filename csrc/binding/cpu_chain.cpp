@@ -72,9 +72,9 @@ const std::map<std::string, Maker>& makers() {
 class Program {
  public:
   Program(const std::string& text, int64_t inputs) : inputs_(inputs), values_(inputs) {
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line);) {
-      std::istringstream split(line);
+    std::istringstream steps(text);
+    for (std::string step; std::getline(steps, step, ';');) {
+      std::istringstream split(step);
       std::vector<std::string> words;
       for (std::string word; split >> word;) words.push_back(word);
       if (words.empty()) continue;

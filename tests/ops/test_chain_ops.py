@@ -12,7 +12,7 @@ from torch import Tensor
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import library
-from abcfx.ops.kernel_chain import NAMES, chain, step_text
+from abcfx.ops.kernel_chain import NAMES, chain, program_text, step_text
 from abcfx.ops.kernel_pack import NO_LIMIT
 
 aten, k = torch.ops.aten, torch.ops.abc_k
@@ -44,8 +44,8 @@ class Recorded:
         def number(tensor: Tensor) -> int:
             return next(place for place, value in enumerate(values) if value is tensor)
 
-        lines = [step_text(op, args, number) for op, args in self.lines]
-        return "\n".join([*lines, " ".join(["return", *(f"%{number(tensor)}" for tensor in returned)])])
+        steps = [step_text(op, args, number) for op, args in self.lines]
+        return program_text(steps, [number(tensor) for tensor in returned])
 
 
 def convolutions(levels: str = "coded") -> tuple[Recorded, list[Tensor]]:
@@ -108,18 +108,18 @@ def test_a_slice_is_that_of_aten(bounds: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("wander %0\nreturn %1", "no op 'wander' can be part of a chain"),
-        ("permute %0\nreturn %1", "permute takes 2 arguments, got 1"),
-        ("permute %3 0,1\nreturn %1", "value %3 is read before it is made"),
-        ("permute %0 0,1\nreturn %2", "value %2 is returned but never made"),
-        ("permute 0 0,1\nreturn %1", "expected a value, got '0'"),
-        ("permute - 0,1\nreturn %1", "value %-1 is not there"),
-        ("permute %0 0\nreturn %1", "an order of 1 dimensions"),
-        ("permute %0 0,5\nreturn %1", "there is no dimension 5"),
-        ("slice %0 4 0 1 1\nreturn %1", "cannot slice dimension 4"),
-        ("slice %0 zero 0 1 1\nreturn %1", "'zero' is not a whole number"),
-        ("pack_rows %0 %0 %0 1x coded - - 0 1\nreturn %1", "'1x' is not a whole number"),
-        ("pack_rows %0 %0 %0 1 coded - - low 1\nreturn %1", "'low' is not a number"),
+        ("wander %0; return %1", "no op 'wander' can be part of a chain"),
+        ("permute %0; return %1", "permute takes 2 arguments, got 1"),
+        ("permute %3 0,1; return %1", "value %3 is read before it is made"),
+        ("permute %0 0,1; return %2", "value %2 is returned but never made"),
+        ("permute 0 0,1; return %1", "expected a value, got '0'"),
+        ("permute - 0,1; return %1", "value %-1 is not there"),
+        ("permute %0 0; return %1", "an order of 1 dimensions"),
+        ("permute %0 0,5; return %1", "there is no dimension 5"),
+        ("slice %0 4 0 1 1; return %1", "cannot slice dimension 4"),
+        ("slice %0 zero 0 1 1; return %1", "'zero' is not a whole number"),
+        ("pack_rows %0 %0 %0 1x coded - - 0 1; return %1", "'1x' is not a whole number"),
+        ("pack_rows %0 %0 %0 1 coded - - low 1; return %1", "'low' is not a number"),
     ],
 )
 def test_what_is_no_program_is_refused(program: str, message: str) -> None:

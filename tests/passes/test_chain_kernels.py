@@ -28,7 +28,7 @@ def chained(pipeline: Pipeline) -> tuple[list[str], list[list[str]]]:
     gm = clone(pipeline.gm)
     chain_kernels(gm)
     chains = [n for n in gm.graph.nodes if n.target is torch.ops.abc_k.chain.default]
-    return targets(gm), [[line.split()[0] for line in node.args[1].splitlines()] for node in chains]
+    return targets(gm), [[step.split()[0] for step in node.args[1].split("; ")] for node in chains]
 
 
 def image() -> Tensor:
@@ -69,13 +69,12 @@ def test_views_between_kernels_go_along_and_those_of_others_do_not() -> None:
     gm = clone(pipeline.gm)
     chain_kernels(gm)
     (node,) = (n for n in gm.graph.nodes if n.target is torch.ops.abc_k.chain.default)
-    steps = [line.split()[0] for line in node.args[1].splitlines()]
-    assert {"permute", "slice"} <= set(steps)
-    returned = node.args[1].splitlines()[-1].split()[1:]
+    *steps, (_, *returned) = [step.split() for step in node.args[1].split("; ")]
+    assert {"permute", "slice"} <= {op for op, *_ in steps}
     made, views = len(node.args[0]), set()
-    for line in node.args[1].splitlines()[:-1]:
-        views |= {f"%{made}"} if line.split()[0] in ("permute", "slice") else set()
-        made += 2 if "_emit" in line else 1
+    for op, *_ in steps:
+        views |= {f"%{made}"} if op in ("permute", "slice") else set()
+        made += 2 if "_emit" in op else 1
     assert returned
     assert not views & set(returned)
     assert all(user.target is operator.getitem for user in node.users)
