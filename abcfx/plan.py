@@ -11,7 +11,7 @@ MAX_BASES = 8
 BASES = ("alternating", "greedy", "abc")
 LEVELS = ("coded", "thermometer")
 PRODUCTS = ("output", "grad_input", "grad_weight")
-RULES = ("identity", "abc")
+RULES = ("identity", "abc", "triangle")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class LayerPlan:
 
     grad_bases   planes of the stochastically rounded output gradient in the backward products; 0 keeps it in float
     binary       which of the three products of a training step run on bits (those of gradients only if grad_bases > 0)
-    ste          straight-through rule of weights and thermometer levels (docs/adjoints.md): "identity", or "abc" as in
-                 the paper
+    ste          straight-through rule (docs/adjoints.md): "identity"; "abc" as in the paper, of weights and thermometer
+                 levels; "triangle" of coded levels, in simulated training
 
     Raises ValueError if a count is not an integer in its range or a kind is unknown.
     """
@@ -43,6 +43,8 @@ class LayerPlan:
         for name, known in (("basis", BASES), ("levels", LEVELS), ("ste", RULES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.ste == "triangle" and self.levels != "coded":
+            raise ValueError(f"ste='triangle' is a rule of coded levels, got levels={self.levels!r}")
         wanted = (self.binary,) if isinstance(self.binary, str) else tuple(self.binary)
         if unknown := set(wanted) - set(PRODUCTS):
             raise ValueError(f"binary takes products among {', '.join(PRODUCTS)}, got {sorted(unknown)}")

@@ -120,7 +120,7 @@ def layer_adjoint(
 
 def weight_adjoint(dw_hat: Tensor, weight: Tensor, recipe: WeightRecipe, rule: str) -> Tensor:
     """dW from dŴ by the straight-through rule `rule` of abcfx/quant/ste.py."""
-    if rule == "identity":
+    if rule != "abc":
         return dw_hat.to(weight.dtype)
     where = recipe.transposed, recipe.groups
     scales = abc.weight_scales(weight, *where, recipe.weight_bases, recipe.basis, recipe.per_channel)
@@ -152,10 +152,13 @@ def quantize_activation_adjoint(
 
 class Fake(NamedTuple):
     activation_bases: int
+    rule: str
     dtypes: tuple[torch.dtype, ...]
 
 
-def fake_quantize(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> tuple[Tensor]:
+def fake_quantize(
+    input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, ste: str = "identity"
+) -> tuple[Tensor]:
     """Written out, so that a compiler sees through it."""
     return (activations.quantize(input, scale, shift, activation_bases, "coded"),)
 
@@ -163,8 +166,8 @@ def fake_quantize(input: Tensor, scale: Tensor, shift: Tensor, activation_bases:
 def fake_quantize_adjoint(
     dy: Tensor, facts: Fake, needs: Sequence[bool], x: Tensor, scale: Tensor, shift: Tensor
 ) -> tuple:
-    gradients = ste.activation_adjoint(dy, x, scale, shift, facts.activation_bases, "coded")
-    return *(g.to(dtype) for g, dtype in zip(gradients, facts.dtypes, strict=True)), None
+    gradients = ste.activation_adjoint(dy, x, scale, shift, facts.activation_bases, "coded", facts.rule)
+    return *(g.to(dtype) for g, dtype in zip(gradients, facts.dtypes, strict=True)), *([None] * (len(needs) - 3))
 
 
 def quantize_weight_adjoint(dw_hat: Tensor, dtype: torch.dtype, needs: Sequence[bool]) -> tuple:
@@ -179,7 +182,7 @@ ADJOINT: dict[str, tuple[Callable, Callable, tuple[int, ...], Callable]] = {
     "quantize_activation": (quantize_activation, quantize_activation_facts, (1, 2), quantize_activation_adjoint),
     "fake_quantize": (
         fake_quantize,
-        lambda input, scale, shift, n: Fake(n, (input.dtype, scale.dtype, shift.dtype)),
+        lambda input, scale, shift, n, rule="identity": Fake(n, rule, (input.dtype, scale.dtype, shift.dtype)),
         (0, 1, 2),
         fake_quantize_adjoint,
     ),

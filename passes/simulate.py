@@ -53,13 +53,14 @@ class SimulatedLayer(Rule):
         plan = LayerPlan.of_arguments(*layer.plan)
         if plan.grad_bases:
             decline(f"its gradients have {plan.grad_bases} planes: they are products on bits")
-        if plan.levels != "coded" or plan.ste != "identity":
+        if plan.levels != "coded" or plan.ste == "abc":
             decline(f"{plan.levels} levels by the rule {plan.ste!r} keep their own adjoint")
         return layer, plan
 
     def rewrite(self, b: Builder, layer: AbcLinearView | AbcConvView, plan: LayerPlan) -> Node:
         dtype = dtype_of(layer.input)
-        x = b(abc.fake_quantize.default, layer.input, layer.scale, layer.shift, plan.activation_bases)
+        rule = () if plan.ste == "identity" else (plan.ste,)
+        x = b(abc.fake_quantize.default, layer.input, layer.scale, layer.shift, plan.activation_bases, *rule)
         weight = quantized_weight(b, layer, recipe_of(layer, plan))
         weight, bias = (as_dtype(b, operand, dtype) for operand in (weight, layer.bias))
         return keep_strides(b, float_op(b, layer, x, weight, bias))

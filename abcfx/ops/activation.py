@@ -34,13 +34,15 @@ def _fake(input: Tensor, *_: Any) -> Tensor:
 
 
 ABC.define(
-    "fake_quantize(Tensor input, Tensor scale, Tensor shift, int activation_bases) -> Tensor",
+    "fake_quantize(Tensor input, Tensor scale, Tensor shift, int activation_bases, str ste='identity') -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 
 @torch.library.impl(ABC, "fake_quantize", "CompositeExplicitAutograd")
-def fake_quantize(input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int) -> Tensor:
+def fake_quantize(
+    input: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, ste: str = "identity"
+) -> Tensor:
     """x̂ of coded levels as quantize_activation gives it; its adjoint keeps x and not bits, for compilers to fuse."""
     return activations.quantize(input, scale, shift, activation_bases, "coded")
 

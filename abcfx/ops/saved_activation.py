@@ -70,7 +70,15 @@ def save_activation(
 
 
 def windows_of(input: Tensor, scale: Tensor, shift: Tensor, n: int, levels: str, ste: str = "identity") -> Tensor:
-    """Window bits by the straight-through rule `ste`, of a dense input and f32 levels."""
+    """Window bits by the straight-through rule `ste`, of a dense input and f32 levels.
+
+    Raises ValueError for "triangle", whose slopes no bit says.
+    """
+    if ste == "triangle":
+        raise ValueError(
+            "ste='triangle' is a rule of simulated training: torch.compile(model, backend='abc', options={'simulate': "
+            "True}), with grad_bases=0; or train with ste='identity'"
+        )
     edges = thermometer_windows(scale, shift, ste)[0] if levels == "thermometer" else None
     return abc_k.window_bits(input, scale, shift, n, levels, edges)
 

@@ -31,12 +31,14 @@ def activation_adjoint(
     →      dx [...] in x's dtype, dscale and dshift f32 in the shapes of scale and shift
 
     coded        x̂ = Δ·clamp(⌊t⌉, 0, K) + o,  t = (x - o)/Δ,  K = 2^N - 1;   STE: ∂⌊t⌉/∂t = 1
-                     ∂x̂/∂x = 1 inside (0 <= t <= K), else 0
+                     ∂x̂/∂x = 1 inside (0 <= t <= K), else 0; by the rule "triangle" 4·|⌊t⌉ - t| inside: 2 at the
+                     thresholds, 0 at the levels, 1 on average, as the staircase is steep at its steps only
                      ∂x̂/∂Δ = ⌊t⌉ - t inside, else 0 below and K above
                      ∂x̂/∂o = 0 inside, else 1
                  dscale and dshift are then multiplied by 1/√(numel(x)·K): both would otherwise outgrow the gradients
                  of the weights, by the number of terms they sum and by the fineness of the step.
-                 Source: LSQ (Esser 2020, eq. 3 and section 2.2); the shift LSQ+ (Bhalgat 2020, eq. 5 and 6).
+                 Source: LSQ (Esser 2020, eq. 3 and section 2.2); the shift LSQ+ (Bhalgat 2020, eq. 5 and 6); the
+                 triangle Bi-Real Net (Liu 2018, eq. 7), for two levels.
     thermometer  x̂ = Σ_q β_q·A_q,  A_q = sign(clip(x + v_q, 0, 1) - 0.5)
                      ∂x̂/∂x = Σ_q ∂x̂/∂v_q,   ∂x̂/∂v_q = slope_q·[x in window_q],   ∂x̂/∂β_q = A_q
                  windows and slopes by the `rule`, "identity" or "abc": see `thermometer_windows`
@@ -46,7 +48,7 @@ def activation_adjoint(
     require_levels(levels)
     grad, wide = grad.to(torch.float32), x.to(torch.float32)
     if levels == "coded":
-        dx, dscale, dshift = _coded_adjoint(grad, wide, scale, shift, activation_bases)
+        dx, dscale, dshift = _coded_adjoint(grad, wide, scale, shift, activation_bases, rule)
     else:
         edges, slopes = thermometer_windows(scale, shift, rule)
         dx, dscale, dshift = _thermometer_gradients(grad, _thermometer_planes(wide, shift, edges), slopes)
@@ -178,11 +180,13 @@ def _coded_position(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: i
 
 
 def _coded_adjoint(
-    grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int
+    grad: Tensor, x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, rule: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     _, nearest, inside = _coded_position(x, scale, shift, activation_bases)
     slope = nearest.round() - torch.where(inside, nearest, 0.0)
     dx, dscale, dshift = _coded_gradients(grad, inside, slope, 2**activation_bases - 1)
+    if rule == "triangle":
+        dx = dx * 4 * slope.abs()
     return dx, dscale.reshape(scale.shape), dshift.reshape(shift.shape)
 
 

@@ -34,8 +34,9 @@ def add_model_options(parser: argparse.ArgumentParser, bases: int = 2) -> None:
     group.add_argument("--plan", type=Path, metavar="FILE", help="of abcfx.plan: M, N or float of each layer, instead")
     group.add_argument("--per-layer", action="store_true", help="one α per layer instead of per output channel")
     group.add_argument(
-        "--ste", choices=RULES, default=RULES[0], help="straight-through rule; abc is the paper's own (%(default)s)"
-    )
+        "--ste", choices=RULES, default=RULES[0],
+        help="straight-through rule; abc is the paper's own, triangle needs --simulate (%(default)s)",
+    )  # fmt: skip
     group.add_argument(
         "--grad-bases", type=int, default=0, metavar="K", help="planes of the output gradients (0: gradients in f32)"
     )

@@ -62,3 +62,24 @@ def test_simulated_training_with_a_dynamic_batch_takes_one_graph(quantized: nn.M
     compiled = torch.compile(quantized, backend="abc", fullgraph=True, dynamic=True, options={"simulate": True})
     for batch in (4, 7, 2):
         gradients(compiled, torch.randn(batch, 3, 16, 12))
+
+
+def test_the_triangle_rule_is_simulated(images: Tensor) -> None:
+    torch._dynamo.reset()
+    q = abcfx.calibrate(abcfx.quantize_model(Net().eval(), 1, 1, ste="triangle"), [images])
+    compiled = torch.compile(q, backend="abc", fullgraph=True, options={"then": "aot_eager", "simulate": True})
+    got = gradients(compiled, images)
+    assert got["stem.weight"].abs().sum() > 0
+    layer = q.body
+    x = torch.relu(q.norm(q.stem(images))).detach().requires_grad_()
+    hat = torch.ops.abc.fake_quantize(x, layer.activation_scale, layer.activation_shift, 1, "triangle")
+    hat.sum().backward()
+    t = (x.detach() - layer.activation_shift) / layer.activation_scale
+    torch.testing.assert_close(x.grad, torch.where((t >= 0) & (t <= 1), 4 * (t.round() - t).abs(), 0.0))
+
+def test_the_triangle_rule_has_no_bits(images: Tensor) -> None:
+    q = abcfx.calibrate(abcfx.quantize_model(Net().eval(), 1, 1, ste="triangle"), [images])
+    with pytest.raises(ValueError, match=r"(body|down|hidden): ste='triangle' is a rule of simulated training"):
+        gradients(q, images)
+    with pytest.raises(ValueError, match="a rule of coded levels, got levels='thermometer'"):
+        abcfx.quantize_model(Net(), 1, 1, levels="thermometer", ste="triangle")

@@ -324,3 +324,21 @@ def test_weight_adjoint_of_the_paper_scales_each_output_channel(transposed, grou
         channel = (slice(o // 6 * 2, o // 6 * 2 + 4 // groups), o % 6) if transposed else (o,)
         factor = scales[0, o] ** 2 + scales[1, o] ** 2
         assert torch.allclose(got[channel], grad[channel] * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_triangle_is_the_slope_of_the_staircase_on_average(n: int):
+    """4·|⌊t⌉ - t| inside: 0 at levels, 2 at thresholds, and as much in all as the identity passes."""
+    scale, shift, top = torch.tensor([0.5]), torch.tensor([-1.0]), 2**n - 1
+    t = torch.linspace(-1, top + 1, 8 * (top + 2) + 1)
+    x = t * 0.5 - 1
+    ones = torch.ones_like(x)
+    dx, dscale, dshift = activation_adjoint(ones, x, scale, shift, n, "coded", "triangle")
+    inside = (t >= 0) & (t <= top)
+    torch.testing.assert_close(dx, torch.where(inside, 4 * (t - t.round()).abs(), 0.0))
+    plain = activation_adjoint(ones, x, scale, shift, n, "coded")
+    assert torch.equal(dscale, plain[1])
+    assert torch.equal(dshift, plain[2])
+    steps = 1 / 8  # both sums are integrals over [0, top], by trapezoids
+    assert float(dx.sum() * steps) == pytest.approx(top)
+    assert float((plain[0].sum() - 1) * steps) == pytest.approx(top)
