@@ -70,10 +70,10 @@ def _is_plain(arg: Any) -> bool:
 
 def _join_permutes(second: Node) -> None:
     """Two permutations in a row are one, or none."""
-    first, order = second.args
-    if first.op != "call_function" or first.target is not aten.permute.default:
+    first = second.args[0]
+    if first.op != "call_function" or first.target is not aten.permute.default or first.kwargs or second.kwargs:
         return
-    base, before = first.args
+    (base, before), order = first.args, second.args[1]
     joined = [before[axis] for axis in order]
     if any(axis < 0 for axis in (*before, *order)):
         return

@@ -71,7 +71,7 @@ const std::map<std::string, Maker>& makers() {
 
 class Program {
  public:
-  Program(const std::string& text, int64_t inputs) : inputs_(inputs), values_(inputs) {
+  Program(const std::string& text, int64_t inputs) : values_(inputs) {
     std::istringstream steps(text);
     for (std::string step; std::getline(steps, step, ';');) {
       std::istringstream split(step);
@@ -91,10 +91,8 @@ class Program {
   }
 
   std::vector<Tensor> run(std::vector<Tensor> inputs) const {
-    STD_TORCH_CHECK((int64_t)inputs.size() == inputs_, "abc_k::chain: the program takes ", inputs_, " inputs, got ",
-                    inputs.size());
     Values values(values_);
-    for (int64_t i = 0; i < inputs_; ++i) values[i] = std::move(inputs[i]);
+    std::move(inputs.begin(), inputs.end(), values.begin());
     for (const Step& step : steps_) {
       step.run(values);
       for (const int64_t place : step.dies) values[place].reset();
@@ -105,7 +103,7 @@ class Program {
   }
 
  private:
-  int64_t inputs_, values_;
+  int64_t values_;  ///< how many: the inputs, then the results of all steps
   std::vector<Step> steps_;
   std::vector<int64_t> returned_;
 
