@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from abcfx.api import plan_of, quantize_model
 from abcfx.config import Config
 from abcfx.layers import ABCLayer
-from abcfx.layers.functional import ABCFunctional
+from abcfx.layers.functional import owns_weight
 from abcfx.ops.weight_cache import WeightRecipe, adopt, fitted
 from abcfx.plan import LayerPlan, Plan
 
@@ -60,7 +60,7 @@ def packable_weights(model: nn.Module) -> dict[int, ABCLayer]:
                 users.setdefault(id(parameter), []).append(module)
     found = {}
     for layer in model.modules():
-        if isinstance(layer, ABCLayer) and not isinstance(layer, ABCFunctional):
+        if owns_weight(layer):
             sharing = users[id(layer.weight)]
             if all(isinstance(user, ABCLayer) for user in sharing) and len(set(map(recipe_of, sharing))) == 1:
                 found[id(layer.weight)] = layer

@@ -100,7 +100,7 @@ class ABCLayer(nn.Module):
         """Take fitted bases: the weight becomes Σ_p α_p B_p, and fits of it start from these α, which find them again.
 
         bases   int8[M, o, taps·channels]   ±1         scales  f32[M, o]
-        limit   f64[o] ([1] if one for all): relative error above which training fits a row anew
+        limit   f64[o], or f64[1] for all: relative error above which training fits a row anew
 
         The start is part of the layer's state (abcfx/ops/warm_start.py), so copies and checkpoints keep the fit.
         Only for basis="alternating", whose fit has a start.
@@ -111,7 +111,7 @@ class ABCLayer(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             exact = dequantize_bases(bases, scales).view(shape)
             self.weight.copy_(unflatten_weight(exact, self.weight.shape, transposed, groups))
-        self._restore_weight_start(torch.cat([alpha.double(), limit.double().unsqueeze(0)]))
+        self._restore_weight_start(torch.cat([alpha.double(), limit.double().expand(1, alpha.shape[1])]))
 
     @property
     def channel_dim(self) -> int:

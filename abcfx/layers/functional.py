@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
 from abcfx.layers.base import ABCLayer
 from abcfx.plan import LayerPlan
+
+
+def owns_weight(module: nn.Module) -> TypeGuard[ABCLayer]:
+    """Whether this is a quantized layer with a weight of its own; that of a functional one is another module's."""
+    return isinstance(module, ABCLayer) and not isinstance(module, ABCFunctional)
 
 
 class ABCFunctional(ABCLayer):

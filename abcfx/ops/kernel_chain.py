@@ -12,7 +12,7 @@ The inputs are the values %0, %1, …; the results of the steps take the next nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,9 +36,12 @@ ABC_K.define("chain(Tensor[] inputs, str program) -> Tensor[]")
 
 def step_text(op: OpOverload, args: Sequence[Any], number: Callable[[Any], int]) -> str:
     """The text of a step; `number` gives that of a value. All arguments of the op's schema must be in `args`."""
-    kinds = [str(argument.type) for argument in op._schema.arguments]
-    words = [_word(kind, arg, number) for kind, arg in zip(kinds, args, strict=True)]
+    words = [_word(kind, arg, number) for kind, arg in zip(_kinds(op), args, strict=True)]
     return " ".join([NAMES[op], *words])
+
+
+def _kinds(op: OpOverload) -> list[str]:
+    return [str(argument.type) for argument in op._schema.arguments]
 
 
 def _word(kind: str, arg: Any, number: Callable[[Any], int]) -> str:
@@ -71,22 +74,14 @@ def program_text(steps: Sequence[str], returned: Sequence[int]) -> str:
     return "; ".join([*steps, " ".join(["return", *(f"%{place}" for place in returned)])])
 
 
-def calls(program: str, values: list[Tensor]) -> Iterator[tuple[OpOverload, list[Any]]]:
-    """Op and arguments of each step; the caller appends its results to `values` before the next one."""
-    for step in program.split("; "):
-        name, *words = step.split()
-        if name != "return":
-            kinds = [str(argument.type) for argument in OPS[name]._schema.arguments]
-            yield OPS[name], [_argument(kind, word, values) for kind, word in zip(kinds, words, strict=True)]
-
-
 def chain(inputs: Sequence[Tensor], program: str) -> list[Tensor]:
     """Run the steps one after the other; the reference of the compiled op, and its fake."""
     values = list(inputs)
-    for op, args in calls(program, values):
-        result = op(*args)
+    *steps, (_, *returned) = (step.split() for step in program.split("; "))
+    for name, *words in steps:
+        op = OPS[name]
+        result = op(*(_argument(kind, word, values) for kind, word in zip(_kinds(op), words, strict=True)))
         values += [result] if isinstance(result, Tensor) else result
-    _, *returned = program.split("; ")[-1].split()
     return [values[int(word[1:])] for word in returned]
 
 

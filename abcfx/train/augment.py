@@ -115,7 +115,7 @@ def mixed_labels(data: Dataset, draws: Draws) -> Tensor:
     height, width = data.train_x.shape[-2:]
     top, bottom, left, right = draws.boxes(height, width).unbind(1)
     share = ((bottom - top) * (right - left) / (height * width)).unsqueeze(1).to(data.train_y.device)
-    own, other = (F.one_hot(data.train_y[part], int(data.train_y.max()) + 1) for part in (draws.order, draws.partner))
+    own, other = (F.one_hot(data.train_y[part], len(data.classes)) for part in (draws.order, draws.partner))
     return (1 - share) * own + share * other
 
 

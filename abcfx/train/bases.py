@@ -7,8 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from abcfx.layers import ABCLayer
-from abcfx.layers.functional import ABCFunctional
+from abcfx.layers.functional import owns_weight
 from abcfx.ops.weight_cache import adopt, fitted
 from abcfx.packed import recipe_of
 
@@ -24,8 +23,7 @@ def trained_copy(model: nn.Module) -> nn.Module:
     """
     new = copy.deepcopy(model).eval()
     for layer, twin in zip(model.modules(), new.modules(), strict=True):
-        owned = isinstance(layer, ABCLayer) and not isinstance(layer, ABCFunctional)
-        if owned and layer.plan.basis == "alternating":
+        if owns_weight(layer) and layer.plan.basis == "alternating":
             with torch.enable_grad():  # the fit of a training step
                 bases, scales, _ = fitted(layer.weight, recipe_of(layer))
             adopt(twin.weight, recipe_of(layer), bases, scales)

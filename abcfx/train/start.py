@@ -16,8 +16,7 @@ from torch import nn
 
 from abcfx.api import plan_of
 from abcfx.config import Config
-from abcfx.layers import ABCLayer
-from abcfx.layers.functional import ABCFunctional
+from abcfx.layers.functional import owns_weight
 from abcfx.ops.warm_start import usual_limit
 from abcfx.ops.weight_cache import fitted
 from abcfx.packed import load_packed, recipe_of
@@ -58,11 +57,10 @@ def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Mod
 def _take_bases(model: nn.Module, packed: nn.Module) -> None:
     """Let training start from the bases of a packed model: a fit of its weights finds others, as near to them."""
     for layer, source in zip(model.modules(), packed.modules(), strict=True):
-        owned = isinstance(layer, ABCLayer) and not isinstance(layer, ABCFunctional)
-        if owned and layer.plan.basis == "alternating":
+        if owns_weight(layer) and layer.plan.basis == "alternating":
             with torch.no_grad():
                 bases, scales, _ = fitted(source.weight, recipe_of(source))
-            layer.set_weight(bases, scales, usual_limit(layer.plan.weight_bases).expand(len(scales[0])))
+            layer.set_weight(bases, scales, usual_limit(layer.plan.weight_bases))
 
 
 def _state_and_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abcfx.layers import ABCLayer
-from abcfx.layers.functional import ABCFunctional
+from abcfx.layers.functional import owns_weight
 from abcfx.ops.weight_cache import fitted
 from abcfx.packed import recipe_of
 from abcfx.quant import activations
@@ -39,11 +38,7 @@ class Telemetry:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, ABCLayer) and not isinstance(module, ABCFunctional)
-        }
+        self.layers = {name: module for name, module in model.named_modules() if owns_weight(module)}
         self._seen: dict[str, _Seen] = {}
         self.look_at_weights()
 

@@ -62,9 +62,18 @@ inline int64_t parse_place(const std::string& word, std::vector<int64_t>& reads)
   return reads.back();
 }
 
+inline void parse(const std::string& word, int64_t& value) { value = parse_integer(word); }
+inline void parse(const std::string& word, bool& value) { value = word == "1"; }
+inline void parse(const std::string& word, double& value) { value = parse_float(word); }
+inline void parse(const std::string& word, std::vector<int64_t>& value) { value = parse_integers(word); }
+
 /// One argument, by the type that the function takes: kept from its word, and passed in every run.
 template <class T>
-struct Argument;
+struct Argument {
+  T value;
+  Argument(const std::string& word, std::vector<int64_t>&) { parse(word, value); }
+  const T& pass(const Values&) const { return value; }
+};
 
 template <>
 struct Argument<const Tensor&> {
@@ -83,34 +92,6 @@ struct Argument<const std::optional<Tensor>&> {
     value_at(values, place);
     return values[place];
   }
-};
-
-template <>
-struct Argument<int64_t> {
-  int64_t value;
-  Argument(const std::string& word, std::vector<int64_t>&) : value(parse_integer(word)) {}
-  int64_t pass(const Values&) const { return value; }
-};
-
-template <>
-struct Argument<bool> {
-  bool value;
-  Argument(const std::string& word, std::vector<int64_t>&) : value(word == "1") {}
-  bool pass(const Values&) const { return value; }
-};
-
-template <>
-struct Argument<double> {
-  double value;
-  Argument(const std::string& word, std::vector<int64_t>&) : value(parse_float(word)) {}
-  double pass(const Values&) const { return value; }
-};
-
-template <>
-struct Argument<std::vector<int64_t>> {
-  std::vector<int64_t> value;
-  Argument(const std::string& word, std::vector<int64_t>&) : value(parse_integers(word)) {}
-  const std::vector<int64_t>& pass(const Values&) const { return value; }
 };
 
 template <>

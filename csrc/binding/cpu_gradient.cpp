@@ -68,11 +68,11 @@ std::tuple<Tensor, Tensor> pack_positions(const Tensor& bits, int64_t channels, 
   const int64_t columns = positions.columns, depth = positions.depth;
   const int64_t blocks = ceil_div(columns, lanes), planes = args.planes;
   Tensor dst = lanes == ABCFX_LANES
-                   ? torch::stable::new_empty(bits, {1, blocks, planes, ceil_div(depth, 64), lanes}, ScalarType::Long)
-                   : torch::stable::new_empty(
+                   ? new_tensor(bits, {1, blocks, planes, ceil_div(depth, 64), lanes}, ScalarType::Long)
+                   : new_tensor(
                          bits, {1, blocks, abcfx_lut_vectors(planes, columns, lanes), 1, ceil_div(depth, 8), lanes},
                          ScalarType::Byte);
-  Tensor counts = torch::stable::new_empty(bits, {planes, columns}, ScalarType::Int);
+  Tensor counts = new_tensor(bits, {planes, columns}, ScalarType::Int);
   args.lanes = lanes;
   args.dst = dst.mutable_data_ptr();
   const int status = run_positions(args, columns, (int32_t*)counts.mutable_data_ptr());

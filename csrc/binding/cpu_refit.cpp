@@ -35,10 +35,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, c
   expect_range(op, "the number of bases", bases, 1, ABCFX_MAX_BASES);
   expect_range(op, "alternations", alternations, 1, INT32_MAX);
   STD_TORCH_CHECK(taps >= 1 && channels >= 1, "abc_k::", op, ": weight must not be empty, got ", shape_text(weight));
-  Tensor dst = torch::stable::new_empty(weight, {bases, rows, taps, channels}, ScalarType::Char);
-  Tensor scales = torch::stable::new_empty(weight, {bases, rows});
-  Tensor error = torch::stable::new_empty(weight, {rows}, ScalarType::Double);
-  Tensor power = torch::stable::new_empty(weight, {rows}, ScalarType::Double);
+  Tensor dst = new_tensor(weight, {bases, rows, taps, channels}, ScalarType::Char);
+  Tensor scales = new_tensor(weight, {bases, rows}, ScalarType::Float);
+  Tensor error = new_tensor(weight, {rows}, ScalarType::Double);
+  Tensor power = new_tensor(weight, {rows}, ScalarType::Double);
   abcfx_refit_args args = {};
   args.src = weight.const_data_ptr<float>();
   args.start = start.const_data_ptr<float>();
@@ -68,8 +68,8 @@ std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor&
   const int64_t planes = src.size(0), rows = src.size(1), taps = src.size(2), channels = src.size(3);
   expect_range(op, "the number of bases", planes, 1, ABCFX_MAX_BASES);
   const Tensor scales = expect(op, "alpha", alpha, ScalarType::Float, {planes, rows});
-  Tensor out = torch::stable::new_empty(scales, {rows, channels, taps});
-  Tensor tap_sums = torch::stable::new_empty(scales, {rows, taps});
+  Tensor out = new_tensor(scales, {rows, channels, taps}, ScalarType::Float);
+  Tensor tap_sums = new_tensor(scales, {rows, taps}, ScalarType::Float);
   abcfx_dequantize_args args = {};
   args.src = src.const_data_ptr<int8_t>();
   args.alpha = scales.const_data_ptr<float>();
@@ -91,7 +91,7 @@ Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& r
   const Tensor size = expect(op, "rms", rms, ScalarType::Double, {rows});
   expect_range(op, "the number of bases", bases, 1, ABCFX_MAX_BASES);
   STD_TORCH_CHECK(depth >= 1, "abc_k::", op, ": sorted must not be empty, got ", shape_text(values));
-  Tensor scales = torch::stable::new_empty(size, {rows, bases});
+  Tensor scales = new_tensor(size, {rows, bases}, ScalarType::Double);
   abcfx_search_args args = {};
   args.sorted = values.const_data_ptr<float>();
   args.prefix = sums.const_data_ptr<double>();
@@ -115,8 +115,8 @@ std::tuple<Tensor, Tensor> fit_lines(const Tensor& sorted, const Tensor& prefix,
   expect_range(op, "the highest code", top, 1, (1 << ABCFX_MAX_BASES) - 1);
   expect_range(op, "alternations", alternations, 1, INT32_MAX);
   STD_TORCH_CHECK(depth >= 1, "abc_k::", op, ": sorted must not be empty, got ", shape_text(values));
-  Tensor found = torch::stable::new_empty(start, {rows, 2});
-  Tensor error = torch::stable::new_empty(start, {rows});
+  Tensor found = new_tensor(start, {rows, 2}, ScalarType::Double);
+  Tensor error = new_tensor(start, {rows}, ScalarType::Double);
   abcfx_lines_args args = {};
   args.sorted = values.const_data_ptr<float>();
   args.prefix = sums.const_data_ptr<double>();

@@ -46,13 +46,13 @@ Tensor pack_weights(const Tensor& bases, int64_t groups, int64_t lanes) {
   int status;
   Tensor dst;
   if (lanes == ABCFX_LANES) {
-    dst = torch::stable::new_empty(src, {groups, blocks, planes, taps * ceil_div(channels, 64), lanes},
+    dst = new_tensor(src, {groups, blocks, planes, taps * ceil_div(channels, 64), lanes},
                                    ScalarType::Long);
     auto args = args_of<abcfx_bitweights_args>(src, groups, cols);
     args.dst = reinterpret_cast<uint64_t*>(dst.mutable_data_ptr<int64_t>());
     status = run_blocks(args, groups * blocks, bytes, abcfx_bitweights_pack);
   } else {
-    dst = torch::stable::new_empty(src, {groups, blocks, abcfx_lut_vectors(planes, cols, lanes), taps, ceil_div(channels, 8), lanes},
+    dst = new_tensor(src, {groups, blocks, abcfx_lut_vectors(planes, cols, lanes), taps, ceil_div(channels, 8), lanes},
                                    ScalarType::Byte);
     auto args = args_of<abcfx_lut_pack_args>(src, groups, cols);
     args.dst = dst.mutable_data_ptr<uint8_t>();

@@ -44,8 +44,8 @@ struct Rounding {
     args.stride_h = image ? grad.stride(2) : 0;
     args.stride_w = image ? grad.stride(3) : lines ? grad.stride(0) : 0;
     const int64_t codes = args.gains * channels;
-    dst = image ? torch::stable::new_empty(grad, {n, args.height, args.width, codes}, ScalarType::BFloat16)
-                : torch::stable::new_empty(grad, {n, codes}, ScalarType::BFloat16);
+    dst = image ? new_tensor(grad, {n, args.height, args.width, codes}, ScalarType::BFloat16)
+                : new_tensor(grad, {n, codes}, ScalarType::BFloat16);
     args.dst = (uint16_t*)dst.mutable_data_ptr();
   }
 

@@ -44,7 +44,7 @@ struct Pooling {
     args.out_w = (args.width + 2 * padding[1] - kernel[1]) / stride[1] + 1;
     args.out_pad_h = after[0];
     args.out_pad_w = after[1];
-    dst = torch::stable::new_empty(
+    dst = new_tensor(
         bits, {args.images, args.out_h + 2 * after[0], args.planes, args.out_w + 2 * after[1], args.words},
         ScalarType::Long);
     args.src = reinterpret_cast<const uint64_t*>(bits.const_data_ptr<int64_t>());

@@ -19,7 +19,7 @@ struct Unpacking {
     made.args.images = made.args.height = made.args.groups = 1;
     made.args.channels = depth;
     made.args.width = made.bits.size(1);
-    made.dst = torch::stable::new_empty(made.bits, {made.args.width, depth}, ScalarType::Float);
+    made.dst = new_tensor(made.bits, {made.args.width, depth}, ScalarType::Float);
     return made;
   }
 
@@ -46,7 +46,7 @@ struct Unpacking {
     args.top = args.bottom = padding[0];
     args.left = args.right = padding[1];
     args.groups = groups;
-    made.dst = torch::stable::new_empty(bits, {args.images, height, width, groups * channels}, ScalarType::Float);
+    made.dst = new_tensor(bits, {args.images, height, width, groups * channels}, ScalarType::Float);
     return made;
   }
 

@@ -29,7 +29,7 @@ struct Windows {
       args.edges = edges->const_data_ptr<float>();
     }
     args.count = input.numel();
-    dst = torch::stable::new_empty(input, {planes_of_windows(levels.kind, levels.planes), ceil_div(args.count, 8)},
+    dst = new_tensor(input, {planes_of_windows(levels.kind, levels.planes), ceil_div(args.count, 8)},
                                    ScalarType::Byte);
     args.src = input.const_data_ptr();
     args.dst = dst.mutable_data_ptr<uint8_t>();
@@ -60,8 +60,8 @@ struct Adjoint {
     windows = where.expect(op, "windows", windows_argument, ScalarType::Byte, {rows, ceil_div(args.count, 8)});
     chunks = ceil_div(args.count, ABCFX_ADJOINT_CHUNK);
     dx = torch::stable::empty_like(grad);
-    sums = torch::stable::new_empty(grad, {chunks, rows}, ScalarType::Double);
-    dscale = torch::stable::new_empty(grad, {entries}, ScalarType::Float);
+    sums = new_tensor(grad, {chunks, rows}, ScalarType::Double);
+    dscale = new_tensor(grad, {entries}, ScalarType::Float);
     dshift = torch::stable::empty_like(dscale);
     if (sample_scale) take_factors(where, op, grad, *sample_scale);
     args.grad = grad.const_data_ptr<float>();

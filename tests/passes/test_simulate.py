@@ -77,6 +77,7 @@ def test_the_triangle_rule_is_simulated(images: Tensor) -> None:
     t = (x.detach() - layer.activation_shift) / layer.activation_scale
     torch.testing.assert_close(x.grad, torch.where((t >= 0) & (t <= 1), 4 * (t.round() - t).abs(), 0.0))
 
+
 def test_the_triangle_rule_has_no_bits(images: Tensor) -> None:
     q = abcfx.calibrate(abcfx.quantize_model(Net().eval(), 1, 1, ste="triangle"), [images])
     with pytest.raises(ValueError, match=r"(body|down|hidden): ste='triangle' is a rule of simulated training"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,6 +123,12 @@ def test_labels_of_patched_images_are_parts_of_both(data: Dataset):
         target[batch.labels[i]] += 1 - share
         target[data.train_y[draws.partner[i]]] += share
         assert torch.allclose(batch.targets[i], target)
+
+
+def test_mixed_labels_have_every_class_of_the_data(data: Dataset):
+    """Also if the first training images show only some."""
+    some = replace(data, train_x=data.train_x[:8], train_y=torch.zeros(8, dtype=torch.int64))
+    assert Batches(some, Recipe(1, 0.1, batch=4, cutmix=1.0), 0).at(0).targets.shape == (4, len(data.classes))
 
 
 def test_patches_come_again_with_their_view():

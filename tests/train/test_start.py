@@ -79,6 +79,18 @@ def test_a_packed_model_goes_on_as_it_was_saved(tmp_path: Path, earlier: Path):
         tuning(tmp_path / "none", Config(2, 2), tmp_path / "none.abc").run()
 
 
+def test_one_scale_a_layer_starts_from_a_packed_model_too(tmp_path: Path):
+    config = Config(2, 2, per_channel=False)
+    tuning(tmp_path / "earlier", config).run()
+    packed = tmp_path / "earlier" / "model.abc"
+    model = tuning(tmp_path / "next", config, packed).calibrated(config)
+    with torch.enable_grad():
+        bases, scales, _ = fitted(model.conv2.weight, recipe_of(model.conv2))
+    wanted = fitted(load_packed(packed, TinyNet()).conv2.weight, recipe_of(model.conv2))
+    assert torch.equal(bases, wanted[0])
+    torch.testing.assert_close(scales, wanted[1])
+
+
 def test_training_starts_from_the_bases_of_a_packed_model(tmp_path: Path, earlier: Path):
     """Which a fit of the packed weights does not find again: these are random."""
     made = load_packed(earlier.parent / "model.abc", TinyNet())
