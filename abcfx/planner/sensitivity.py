@@ -129,20 +129,21 @@ def _add(
 ) -> None:  # fmt: skip
     """One batch of one layer: its sums in float, then those of each option, PER_PASS options at a time."""
     dim = watched.layers[name].channel_dim
-    floats = [by_sample(call.output, samples, dim).unsqueeze(2) for call in seen]
+    floats = [by_sample(call.output, samples, dim) for call in seen]
     total = sum(g.sum(-1).permute(2, 0, 1) for g in gradients)
-    exact.append((total, products(gradients, floats)[0]))
+    exact.append((total, products(gradients, [y.unsqueeze(0) for y in floats])[0]))
     generator = torch.Generator().manual_seed(0)
     chosen = [some_places(call.output, dim, rows, generator) for call in seen]
-    wanted = [rows_at(call.output, dim, at) for call, at in zip(seen, chosen, strict=True)]
+    wanted = [rows_at(call.output, dim, at).double() for call, at in zip(seen, chosen, strict=True)]
     for first in range(0, len(plans), PER_PASS):
         some = plans[first : first + PER_PASS]
-        outputs = [torch.empty(*y.shape[:2], len(some), y.shape[-1], device=y.device) for y in floats]
+        outputs = [torch.empty(len(some), *y.shape, device=y.device) for y in floats]
         for i, plan in enumerate(some):
             with watched.trying(name, plan, levels(name, plan)) as tried:
                 for kept, call, at, right in zip(outputs, seen, chosen, wanted, strict=True):
                     output = tried.forward(*call.arguments)
-                    kept[:, :, i] = by_sample(output, samples, dim)
+                    for sample, values in zip(kept[i], by_sample(output, samples, dim), strict=True):
+                        sample.copy_(values)  # one at a time: PyTorch transposes matrices fast, not more dimensions
                     sums[name, plan].moments.add(right, rows_at(output, dim, at))
         for plan, product in zip(some, products(gradients, outputs), strict=True):
             sums[name, plan].products.append(product)
@@ -163,12 +164,12 @@ def by_sample(value: Tensor, samples: int, dim: int) -> Tensor:
 def products(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
     """Σ over places and calls of g·y: f32[options, probes, samples, channels].
 
-    gradients  of each call, f32[samples, channels, probes, places]    outputs  f32[samples, channels, options, places]
+    gradients  of each call, f32[samples, channels, probes, places]    outputs  f32[options, samples, channels, places]
 
     All probes with all options in one product, so that the gradients, the largest of all, are read once.
     """
     pairs = zip(gradients, outputs, strict=True)
-    return sum((y.float() @ g.mT).permute(2, 3, 0, 1) for g, y in pairs)
+    return sum((y.float().permute(1, 2, 0, 3) @ g.mT).permute(2, 3, 0, 1) for g, y in pairs)
 
 
 def measure_exactly(

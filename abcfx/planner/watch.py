@@ -76,7 +76,7 @@ class Watched:
         def note(layer: ABCLayer, arguments: tuple, output: Tensor) -> Tensor:
             kept = output if output.requires_grad else output.detach().requires_grad_(torch.is_grad_enabled())
             first, *rest = arguments
-            seen[layer.abc_name].append(Call((first.detach().clone(), *rest), kept))
+            seen[layer.abc_name].append(Call((_copy(first), *rest), kept))
             return kept.clone()
 
         hooks = [layer.register_forward_hook(note) for layer in self.layers.values()]
@@ -117,6 +117,12 @@ def pieces(batches: Iterable[Any], size: int = PIECE) -> Iterator[Any]:
     for batch in batches:
         first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         yield from first.split(size) if isinstance(first, Tensor) and first.dim() else (batch,)
+
+
+def _copy(input: Tensor) -> Tensor:
+    """Channels last in memory, as kernels read images, so that each option of the layer need not turn it around."""
+    images = torch.channels_last if input.dim() == 4 else torch.preserve_format
+    return input.detach().clone(memory_format=images)
 
 
 def ignore(layer: ABCLayer, input: Tensor) -> None:

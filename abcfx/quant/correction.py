@@ -36,10 +36,11 @@ class OutputMoments:
         if not len(exact):
             return
         y, z = exact.detach().double(), quantized.detach().double()
-        error = (y - z).square().mean(-1, keepdim=True)
-        floor = y.square().mean() * 1e-12 + 1e-300  # rows without error count fully, also when most have none
+        power_y = y * y
+        error = torch.linalg.vector_norm(y - z, dim=-1).square() / max(1, y.shape[-1])
+        floor = power_y.mean() * 1e-12 + 1e-300  # rows without error count fully, also when most have none
         weight = 1 / (1 + error / error.median().clamp(min=floor))
-        sums = torch.stack([(weight * term).sum(0) for term in (y, z, y * y, z * z, y * z)])
+        sums = torch.stack([weight @ term for term in (y, z, power_y, z * z, y * z)])
         self.sums = sums if self.sums is None else self.sums + sums
         self.weight += float(weight.sum())
         self.rows += len(y)

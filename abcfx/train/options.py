@@ -51,6 +51,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     group.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="%(default)s, Nesterov if sgd")
     group.add_argument("--weight-decay", type=float, default=1e-4, help="of conv and linear weights (%(default)s)")
     group.add_argument("--warmup", type=float, default=0.05, help="part of the steps, then a cosine (%(default)s)")
+    group.add_argument(
+        "--weight-rate", type=float, default=1.0,
+        help="factor on --lr for weights of quantized layers: above 1, more of their signs change (%(default)s)",
+    )  # fmt: skip
     group.add_argument("--level-rate", type=float, default=1.0, help="factor on --lr for levels (%(default)s)")
     group.add_argument("--label-smoothing", type=float, default=0.0, help="%(default)s")
     group.add_argument("--augment", choices=AUGMENTS, default=augment, help="crop means flip too (%(default)s)")
@@ -117,10 +121,10 @@ def make_config(args: argparse.Namespace) -> Config:
 def make_recipe(args: argparse.Namespace) -> Recipe:
     return Recipe(
         args.epochs, RATES[args.optimizer] if args.lr is None else args.lr, args.batch, args.optimizer,
-        weight_decay=args.weight_decay, warmup=args.warmup, level_rate=args.level_rate, augment=args.augment,
-        label_smoothing=args.label_smoothing, distillation=args.distill_weight, temperature=args.temperature,
-        follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast, views=args.views,
-        cutmix=args.cutmix,
+        weight_decay=args.weight_decay, warmup=args.warmup, weight_rate=args.weight_rate, level_rate=args.level_rate,
+        label_smoothing=args.label_smoothing, augment=args.augment, distillation=args.distill_weight,
+        temperature=args.temperature, follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast,
+        views=args.views, cutmix=args.cutmix,
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from abcfx.layers.functional import owns_weight
+
 OPTIMIZERS = ("sgd", "adamw")
 PRODUCTS = ("f32", "bf16")
 AUGMENTS = ("crop", "flip", "none")
@@ -20,6 +22,7 @@ class Recipe:
 
     optimizer         "sgd" (Nesterov, `momentum`) or "adamw"
     learning_rate     its highest value: it rises linearly over the first `warmup` of the steps, then falls as a cosine
+    weight_rate       factor on the learning rate of the weights of quantized layers (docs/training.md, "Flips")
     level_rate        factor on the learning rate of activation levels
     weight_decay      on the weights of convolutions and linear layers only: never on biases, batch norm or levels
     label_smoothing   of the cross-entropy with the labels
@@ -45,6 +48,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     warmup: float = 0.05
+    weight_rate: float = 1.0
     level_rate: float = 1.0
     label_smoothing: float = 0.0
     distillation: float = 0.5
@@ -67,7 +71,7 @@ class Recipe:
         for name in ("learning_rate", "batch", "temperature"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}")
-        for name in ("epochs", "weight_decay", "level_rate", "follow_blocks", "pad", "views"):
+        for name in ("epochs", "weight_decay", "weight_rate", "level_rate", "follow_blocks", "pad", "views"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 
@@ -91,20 +95,24 @@ class Recipe:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Three groups for an optimizer: weights that decay, what does not decay, and activation levels.
+    """Groups for an optimizer: float weights, weights of quantized layers, what does not decay, and activation levels.
 
     `factor` is what the learning rate of the group is multiplied by.
     """
-    decayed, other, levels = [], [], []
+    quantized = {id(layer.weight) for layer in model.modules() if owns_weight(layer)}
+    floats, weights, other, levels = [], [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if name.rpartition(".")[-1] in LEVELS:
             levels.append(parameter)
+        elif id(parameter) in quantized:
+            weights.append(parameter)
         else:
-            (decayed if parameter.ndim > 1 else other).append(parameter)
+            (floats if parameter.ndim > 1 else other).append(parameter)
     return [
-        {"params": decayed, "weight_decay": recipe.weight_decay, "factor": 1.0},
+        {"params": floats, "weight_decay": recipe.weight_decay, "factor": 1.0},
+        {"params": weights, "weight_decay": recipe.weight_decay, "factor": recipe.weight_rate},
         {"params": other, "weight_decay": 0.0, "factor": 1.0},
         {"params": levels, "weight_decay": 0.0, "factor": recipe.level_rate},
     ]

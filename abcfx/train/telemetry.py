@@ -18,7 +18,7 @@ from abcfx.quant import activations
 SAMPLE = 1 << 16  # inputs of a layer that are looked at
 ZERO_SCALE = 1e-3  # |α_p| below this part of the channel's largest: the basis does nothing
 # A layer is named in a warning beyond these. Learning rates that work flip a few percent of the signs in an epoch.
-MANY_FLIPS, MANY_CHANNELS, MUCH_CLIPPED = 0.25, 0.25, 0.25
+MANY_FLIPS, MANY_CHANNELS, MUCH_CLIPPED, NO_FLIPS = 0.25, 0.25, 0.25, 0.9999
 
 
 class TrainingWarning(UserWarning):
@@ -149,8 +149,11 @@ def input_row(x: Tensor, scale: Tensor, shift: Tensor, activation_bases: int, le
 def troubles(row: dict[str, Any]) -> list[str]:
     """What is wrong with a layer and what helps, a sentence each."""
     flips = max(value for key, value in row.items() if key.startswith("flip_"))
+    still = row["dead_signs"] if row.get("epoch", 0) > 1 else 0.0
     checks = (
         (flips, MANY_FLIPS, "of the signs of a basis changed within an epoch: lower the learning rate"),
+        (still, NO_FLIPS, "of the signs have not changed since the training began, so that the bases do not learn: "
+         "raise the learning rate, or weight_rate"),
         (row["collapsed"], MANY_CHANNELS, "of the channels have two equal bases, or one that is zero: use a smaller M "
          "here (overrides), or basis='alternating'"),
         (row["constant"], MANY_CHANNELS, "of the (basis, channel) pairs have one sign only: use a smaller M here, or "

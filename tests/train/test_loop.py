@@ -132,10 +132,10 @@ def test_a_teacher_whose_blocks_are_followed_runs_in_every_step(data: Dataset):
 
 
 def test_the_schedule_reaches_the_optimizer(data: Dataset):
-    recipe = Recipe(1, 0.1, batch=16, level_rate=0.25)
+    recipe = Recipe(1, 0.1, batch=16, weight_rate=3.0, level_rate=0.25)
     trainer = Trainer(quantized_net(), data, recipe)
     trainer.train_step()
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.1, 0.025])
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.3, 0.1, 0.025])
     trainer.train_step()
     assert trainer.optimizer.param_groups[0]["lr"] == recipe.rate(1, 4) < 0.1
 

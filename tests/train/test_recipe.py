@@ -30,22 +30,25 @@ def test_a_batch_larger_than_the_data_is_one_step():
     assert Recipe(3, 0.1, batch=128).steps(100) == 3
 
 
-def test_only_weights_decay_and_levels_have_their_own_rate():
+def test_only_weights_decay_and_quantized_weights_and_levels_have_rates_of_their_own():
     model = quantized_net()
-    decayed, other, levels = parameter_groups(model, Recipe(1, 0.1, weight_decay=0.3, level_rate=0.5))
+    groups = parameter_groups(model, Recipe(1, 0.1, weight_decay=0.3, weight_rate=6.0, level_rate=0.5))
+    floats, weights, other, levels = groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert {names[id(p)] for p in decayed["params"]} == {"conv1.weight", "conv2.weight", "linear.weight"}
+    assert {names[id(p)] for p in floats["params"]} == {"conv1.weight", "linear.weight"}
+    assert {names[id(p)] for p in weights["params"]} == {"conv2.weight"}
     assert {names[id(p)] for p in levels["params"]} == {"conv2.activation_scale", "conv2.activation_shift"}
-    assert len(decayed["params"] + other["params"] + levels["params"]) == len(names)
-    assert [group["weight_decay"] for group in (decayed, other, levels)] == [0.3, 0.0, 0.0]
-    assert [group["factor"] for group in (decayed, other, levels)] == [1.0, 1.0, 0.5]
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    assert other["params"]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.0, 0.0]
+    assert [group["factor"] for group in groups] == [1.0, 6.0, 1.0, 0.5]
 
 
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(3, 2).requires_grad_(False)
     model.bias.requires_grad_(True)
     groups = parameter_groups(model, Recipe(1, 0.1))
-    assert [len(group["params"]) for group in groups] == [0, 1, 0]
+    assert [len(group["params"]) for group in groups] == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

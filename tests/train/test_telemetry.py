@@ -89,7 +89,15 @@ def test_a_healthy_layer_has_no_troubles(data: Dataset):
     [("flip_2", "lower the learning rate"), ("collapsed", "smaller M"), ("constant", "one sign only")],
 )
 def test_each_trouble_says_what_helps(field: str, message: str):
-    row = {"flip_1": 0.0, "flip_2": 0.0, "collapsed": 0.0, "constant": 0.0, field: 0.9}
+    row = {"flip_1": 0.0, "flip_2": 0.0, "dead_signs": 0.5, "collapsed": 0.0, "constant": 0.0, field: 0.9}
     (text,) = troubles(row)
     assert text.startswith("90% ")
     assert message in text
+
+
+def test_signs_that_never_change_are_named_from_the_second_epoch_on(data: Dataset):
+    telemetry = Telemetry(quantized_net())
+    images = data.prepare(data.train_x[:16])
+    assert troubles(telemetry.look(images, 1)[0]) == []
+    with pytest.warns(TrainingWarning, match="conv2: 100% of the signs have not changed .* raise the learning rate"):
+        telemetry.look(images, 2)
