@@ -78,8 +78,11 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
             pipeline.adjoint()
         else:
             _lower(pipeline, runner)
+            if wanted.float_layers == "bf16":
+                pipeline.narrow()
             if wanted.fuse:
-                _fuse(pipeline, runner)
+                pipeline.fuse()
+            _hoist(pipeline, runner)
     pipeline.report()
     return pipeline, runner
 
@@ -232,9 +235,9 @@ def _lower(pipeline: Pipeline, runner: Runner) -> None:
         runner.weights.append((source, made))
 
 
-def _fuse(pipeline: Pipeline, runner: Runner) -> None:
-    """Glue moves into kernels; the runner learns what to make of constants."""
-    prologue = pipeline.fuse()
+def _hoist(pipeline: Pipeline, runner: Runner) -> None:
+    """The runner learns what to make of constants."""
+    prologue = pipeline.hoist()
     position = {n.name: i for i, n in enumerate(pipeline.gm.graph.find_nodes(op="placeholder"))}
     runner.folded = Folded(prologue, position)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from abcfx.config import Config
 
+FLOAT_LAYERS = ("f32", "bf16")
 THEN = ("inductor", "aot_eager", "eager")
 # no fields of Config
-OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "recompute", "simulate", "then")
+OWN = ("calibration_batches", "autotune", "min_speedup", "fuse", "float_layers", "recompute", "simulate", "then")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Options:
     min_speedup          float models, inference: a layer that is not this many times faster than in float stays float;
                          0 quantizes every layer of the plan
     fuse                 inference: batch norm, activations, additions and packing move into the kernels before them
+    float_layers         inference: "bf16" multiplies in bfloat16 in layers that stay in float (passes/narrow_floats.py)
     recompute            training: keep bits for the backward pass and compute layer outputs again from them
     simulate             training: dense products of quantized values, not products on bits (passes/simulate.py)
     then                 who compiles the rest of the graph
@@ -31,6 +33,7 @@ class Options:
     autotune: bool = False
     min_speedup: float = 1.0
     fuse: bool = True
+    float_layers: str = "f32"
     recompute: bool = True
     simulate: bool = False
     then: str = "inductor"
@@ -46,8 +49,9 @@ class Options:
         if given and not {"M", "N"} <= set(given):
             raise ValueError(f"backend 'abc' needs both M and N to quantize float layers, got only {sorted(given)}")
         result = cls(Config(**given) if given else None, **own)
-        if result.then not in THEN:
-            raise ValueError(f"option 'then' must be one of {', '.join(THEN)}, got {result.then!r}")
+        for choice, known in (("then", THEN), ("float_layers", FLOAT_LAYERS)):
+            if (got := getattr(result, choice)) not in known:
+                raise ValueError(f"option '{choice}' must be one of {', '.join(known)}, got {got!r}")
         for switch in ("autotune", "fuse", "recompute", "simulate"):
             if not isinstance(getattr(result, switch), bool):
                 raise ValueError(f"option '{switch}' must be True or False, got {getattr(result, switch)!r}")

@@ -1,7 +1,7 @@
 """The compiler's table of contents: the stages in order, what each level promises, and nothing decided elsewhere.
 
-    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── fuse ──►
-    KERNEL, bits from layer to layer ── chain ──► inductor
+    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── (narrow) ──
+    fuse ──► KERNEL, bits from layer to layer ── chain ──► inductor
 
 `open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC, or on
 request in dense ops on quantized values (simulate); AOTAutograd makes its backward graph of the rows of
@@ -32,6 +32,7 @@ from abcfx.passes.fuse import fuse
 from abcfx.passes.hoist import Prologue, hoist_constants
 from abcfx.passes.lower import Lowered, lower
 from abcfx.passes.match_layers import GraphSite, match_layers
+from abcfx.passes.narrow_floats import narrow_floats
 from abcfx.passes.rewrite_abc import LevelInputs, rewrite_abc
 from abcfx.passes.simulate import simulate
 from abcfx.plan import LayerSite, Plan
@@ -85,14 +86,23 @@ class Pipeline:
             return Lowered()
         return self._stage("lower", lambda: lower(self.gm), spec.KERNEL)
 
-    def fuse(self) -> Prologue | None:
-        """Inference only: what stands between kernels moves into them; returns what to make of constants first."""
+    def narrow(self) -> None:
+        """Inference, if asked for: layers that stayed in float multiply in bfloat16."""
+        if not self._stopped():
+            report = self._stage("narrow", lambda: narrow_floats(self.gm), spec.KERNEL)
+            self.declined.update(report.declined)
+
+    def fuse(self) -> None:
+        """Inference only: what stands between kernels moves into them."""
         if self._stopped() or skips("fuse"):
-            return None
+            return
         before = packs_of(self.gm)
         report = self._stage("fuse", lambda: fuse(self.gm), spec.KERNEL)
         self.declined.update(report.declined)
         log(1, f"fuse: {before} packs before, {packs_of(self.gm)} after; the others are made by the layer before")
+
+    def hoist(self) -> Prologue | None:
+        """Inference only, after `narrow` and `fuse`: what to make of constants first."""
         return hoist_constants(self.gm)
 
     def chain(self) -> None:

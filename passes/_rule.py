@@ -32,9 +32,12 @@ def decline(reason: str) -> NoReturn:
 
 
 class Rule:
-    """root: call_function targets, and names of Tensor methods, that the last node of the pattern may have."""
+    """root      call_function targets, and names of Tensor methods, that the last node of the pattern may have
+    rounding  by how much values may move, relative and absolute, where operands are about 1
+    """
 
     root: tuple[Callable[..., Any] | str, ...] = ()
+    rounding: float = 1e-5
 
     def match(self, node: Node) -> tuple:
         """What `rewrite` needs of the pattern that ends in `node`; declines if it is another one."""

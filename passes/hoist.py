@@ -1,6 +1,7 @@
-"""What kernels read of constants alone is computed once: folded scales leave the graph and become its inputs.
+"""What layers read of constants alone is computed once: it leaves the graph and becomes its inputs.
 
     alpha·g, sums·g, bias·g + h, …  with g, h made of a batch norm's parameters and statistics  →  graph inputs
+    bf16(w) of a float layer                                                                   →  a graph input
 
 A `Prologue` computes them from the live tensors; the backend runs it again when one of these has changed.
 """
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from abcfx.graph import CONSTANT, add_placeholder, attribute, value
+
+FLOAT = (torch.ops.aten.linear.default, torch.ops.aten.convolution.default)
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,10 @@ class Prologue:
 
 
 def hoist_constants(gm: GraphModule) -> Prologue | None:
-    """Take out what kernels read of constants alone. Adds graph inputs, the last ones; None if there is nothing."""
+    """Take out what layers read of constants alone. Adds graph inputs, the last ones; None if there is nothing."""
     wanted: dict[Node, None] = {}
     for node in gm.graph.nodes:
-        if node.op == "call_function" and (node.target in PLAIN or node.target in EMIT or node.target in PACKS):
+        if node.op == "call_function" and any(node.target in layers for layers in (PLAIN, EMIT, PACKS, FLOAT)):
             wanted.update(dict.fromkeys(n for n in node.all_input_nodes if n.op == "call_function" and is_constant(n)))
     if not wanted:
         return None
@@ -61,7 +64,8 @@ def hoist_constants(gm: GraphModule) -> Prologue | None:
     names = []
     for number, node in enumerate(wanted):
         like = value(node)
-        new = add_placeholder(gm, f"abc_folded_{number}", torch.empty(like.shape, dtype=like.dtype, device=like.device))
+        like = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+        new = add_placeholder(gm, f"abc_folded_{number}", like)
         new.meta[CONSTANT] = True
         node.replace_all_uses_with(new)
         names.append(new.name)

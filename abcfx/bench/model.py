@@ -49,11 +49,13 @@ def measure_model(
     tick: Tick,
     unfused: bool = False,
     all_layers: bool = False,
+    float_layers: str = "f32",
 ) -> Measurement:
     """Quantize `model` with each (M, N), calibrate on `x`, compile and check; race all of them and the rivals in turns.
 
-    unfused      race each (M, N) without the fusion passes too
-    all_layers   quantize the first and the last layer too
+    unfused       race each (M, N) without the fusion passes too
+    all_layers    quantize the first and the last layer too
+    float_layers  "f32" or "bf16": what layers that stay in float multiply in (abcfx/options.py)
 
     Raises ValueError or RuntimeError as the model does on `x`, WrongResult if a quantized one computes something else.
     """
@@ -61,7 +63,10 @@ def measure_model(
     if x.dim() == 4:
         model = model.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
-    about = {"model": name, "input": list(x.shape), "batch": x.shape[0], "threads": torch.get_num_threads()}
+    about = {
+        "model": name, "input": list(x.shape), "batch": x.shape[0], "threads": torch.get_num_threads(),
+        "our float layers": float_layers,
+    }  # fmt: skip
     measurement = Measurement(name, f"{name}, input {list(x.shape)}, whole model", about)
     fresh_compiler()
     with (
@@ -76,7 +81,8 @@ def measure_model(
                 quantized = abcfx.quantize_model(model, *pair, first_last_float=not all_layers)
                 abcfx.calibrate(quantized, [x], progress=False)
             check_layers(quantized, x)
-            ours += [_contestant(quantized, x, pair, layout, fuse) for fuse in ((True, False) if unfused else (True,))]
+            for fuse in (True, False) if unfused else (True,):
+                ours.append(_contestant(quantized, x, pair, layout, {"fuse": fuse, "float_layers": float_layers}))
         reference_ms = min(one.rough_ms for one in ours)
         forms = model_rivals(model, x, kinds)
         heats = {
@@ -100,8 +106,10 @@ def first_tensor(output: Any) -> Tensor:
     return found
 
 
-def _contestant(quantized: nn.Module, x: Tensor, pair: tuple[int, int], layout: str, fuse: bool) -> Contestant:
-    fast = torch.compile(quantized, backend="abc", dynamic=False, options={"fuse": fuse})
+def _contestant(
+    quantized: nn.Module, x: Tensor, pair: tuple[int, int], layout: str, options: dict[str, Any]
+) -> Contestant:
+    fast = torch.compile(quantized, backend="abc", dynamic=False, options=options)
     for _ in range(WARM_UP):
         got = first_tensor(fast(x))
     want = first_tensor(quantized(x))
@@ -112,7 +120,8 @@ def _contestant(quantized: nn.Module, x: Tensor, pair: tuple[int, int], layout: 
     def call() -> Tensor:
         return first_tensor(fast(x))
 
-    spec = Spec(*pair, "chosen per layer" if fuse else "unfused", layout)
+    form = "chosen per layer" if options["fuse"] else "unfused"
+    spec = Spec(*pair, form + (", floats in bf16" if options["float_layers"] == "bf16" else ""), layout)
     return Contestant(spec, call, 1e3 * rough_s(call), error=error)
 
 

@@ -47,7 +47,7 @@ def _add_rows(
 
 
 def _label(ours: OurResult, layouts: bool) -> str:
-    unfused = " unfused" if ours.method == "unfused" else ""
+    unfused = " unfused" if ours.method.startswith("unfused") else ""
     return f"{ours.M},{ours.N}{unfused}" + (f" {SHORT.get(ours.layout, ours.layout)}" if layouts else "")
 
 

@@ -9,6 +9,7 @@ from abcfx.bench.tables import race_table
 from abcfx.cli.bench_options import DEFAULT_BASES, Part, add_bases, add_common, add_rivals, bases_of, run_report, set_up
 from abcfx.cli.front import UsageError, one_line
 from abcfx.cli.models import MODEL_HELP, example_input, load_model
+from abcfx.options import FLOAT_LAYERS
 
 QUICK_BASES = ("2,2",)
 MODEL_RIVALS = {
@@ -24,6 +25,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unsafe-load", action="store_true", help="read a pickled module, which runs the code in it")
     add_bases(parser)
     parser.add_argument("--unfused", action="store_true", help="each M,N without the fusion passes too")
+    parser.add_argument(
+        "--float-layers", choices=FLOAT_LAYERS, default="f32",
+        help="what layers that stay in float multiply in (%(default)s), in our forms",
+    )
     parser.add_argument(
         "--all-layers", action="store_true", help="quantize the first and the last layer too: MODEL is a part of one"
     )
@@ -43,7 +48,7 @@ def run_model(arguments: argparse.Namespace) -> int:
         try:
             return measure_model(
                 arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick, arguments.unfused,
-                arguments.all_layers,
+                arguments.all_layers, arguments.float_layers,
             )  # fmt: skip
         except (ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{arguments.model} on an input {list(x.shape)}: {one_line(error)}") from error

@@ -19,7 +19,7 @@ from abcfx.planner import BudgetPlan
 from abcfx.train.distributed import Ranks
 from abcfx.train.finetune import Run
 from abcfx.train.loop import DivergedError
-from abcfx.train.recipe import AUGMENTS, OPTIMIZERS, PRODUCTS, Recipe
+from abcfx.train.recipe import AUGMENTS, OPTIMIZERS, PRODUCTS, SCHEDULES, Recipe
 from abcfx.train.signals import Stopped
 
 RATES = {"sgd": 0.01, "adamw": 1e-3}
@@ -50,7 +50,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, epochs: float, augment: 
     group.add_argument("--lr", type=float, help="highest learning rate (0.01 for sgd, 0.001 for adamw)")
     group.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="%(default)s, Nesterov if sgd")
     group.add_argument("--weight-decay", type=float, default=1e-4, help="of conv and linear weights (%(default)s)")
-    group.add_argument("--warmup", type=float, default=0.05, help="part of the steps, then a cosine (%(default)s)")
+    group.add_argument("--warmup", type=float, default=0.05, help="part of the steps, where --lr rises (%(default)s)")
+    group.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="how --lr falls (%(default)s)")
     group.add_argument(
         "--weight-rate", type=float, default=1.0,
         help="factor on --lr for weights of quantized layers: above 1, more of their signs change (%(default)s)",
@@ -121,10 +122,10 @@ def make_config(args: argparse.Namespace) -> Config:
 def make_recipe(args: argparse.Namespace) -> Recipe:
     return Recipe(
         args.epochs, RATES[args.optimizer] if args.lr is None else args.lr, args.batch, args.optimizer,
-        weight_decay=args.weight_decay, warmup=args.warmup, weight_rate=args.weight_rate, level_rate=args.level_rate,
-        label_smoothing=args.label_smoothing, augment=args.augment, distillation=args.distill_weight,
-        temperature=args.temperature, follow_blocks=args.follow_blocks, products=args.products, autocast=args.autocast,
-        views=args.views, cutmix=args.cutmix,
+        weight_decay=args.weight_decay, warmup=args.warmup, schedule=args.schedule, weight_rate=args.weight_rate,
+        level_rate=args.level_rate, label_smoothing=args.label_smoothing, augment=args.augment,
+        distillation=args.distill_weight, temperature=args.temperature, follow_blocks=args.follow_blocks,
+        products=args.products, autocast=args.autocast, views=args.views, cutmix=args.cutmix,
     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from abcfx.layers.functional import owns_weight
 
 OPTIMIZERS = ("sgd", "adamw")
 PRODUCTS = ("f32", "bf16")
+SCHEDULES = ("cosine", "exponential")
+LAST_RATE = 1e-3  # of the highest, where it falls exponentially
 AUGMENTS = ("crop", "flip", "none")
 LEVELS = ("activation_scale", "activation_shift")  # the learned constants of a quantized layer
 
@@ -21,7 +23,8 @@ class Recipe:
     """`epochs` over the training images; a fraction is allowed.
 
     optimizer         "sgd" (Nesterov, `momentum`) or "adamw"
-    learning_rate     its highest value: it rises linearly over the first `warmup` of the steps, then falls as a cosine
+    learning_rate     its highest value: it rises linearly over `warmup`, a part of the steps, then falls by `schedule`
+    schedule          "cosine" or "exponential": as long at each power of ten, where a cosine rushes through low rates
     weight_rate       factor on the learning rate of the weights of quantized layers (docs/training.md, "Flips")
     level_rate        factor on the learning rate of activation levels
     weight_decay      on the weights of convolutions and linear layers only: never on biases, batch norm or levels
@@ -48,6 +51,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     warmup: float = 0.05
+    schedule: str = "cosine"
     weight_rate: float = 1.0
     level_rate: float = 1.0
     label_smoothing: float = 0.0
@@ -62,7 +66,9 @@ class Recipe:
     products: str = "f32"
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("augment", AUGMENTS), ("products", PRODUCTS)):
+        for name, known in (
+            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("augment", AUGMENTS), ("products", PRODUCTS)
+        ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("warmup", "label_smoothing", "distillation", "momentum", "cutmix"):
@@ -86,12 +92,15 @@ class Recipe:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate at `step` of `steps`: a function of the position alone, so that nothing has to be kept.
 
-        lr · (step + 1) / W  for the W = ⌊warmup·steps⌋ first steps,  then  lr · ½(1 + cos(π·(step - W) / (steps - W)))
+        lr · (step + 1) / W  for the W = ⌊warmup·steps⌋ first steps,  then with t = (step - W) / (steps - W)
+        lr · ½(1 + cos(π·t))  or  lr · LAST_RATE^t
         """
         rising = int(self.warmup * steps)
         if step < rising:
             return self.learning_rate * (step + 1) / rising
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        part = (step - rising) / max(1, steps - rising)
+        fallen = LAST_RATE**part if self.schedule == "exponential" else 0.5 * (1 + math.cos(math.pi * part))
+        return self.learning_rate * fallen
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:

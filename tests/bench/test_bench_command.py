@@ -239,3 +239,16 @@ def test_all_layers_of_a_part_are_quantized(options: list[str], monkeypatch: pyt
     assert run("model", "demo", "--bases", "2,2", *options) != 0
     everything = sum(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in DemoNet().modules())
     assert seen == [everything if options else everything - 2]
+
+
+@pytest.mark.parametrize("float_layers", ["f32", "bf16"])
+def test_the_float_layers_of_our_forms_multiply_as_asked(float_layers: str, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def look(quantized: nn.Module, **how: object):
+        seen.append(how["options"])
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(torch, "compile", look)
+    assert run("model", "demo", "--bases", "2,2", "--unfused", "--float-layers", float_layers) != 0
+    assert seen == [{"fuse": True, "float_layers": float_layers}]
