@@ -21,6 +21,12 @@ def test_without_warmup_the_highest_rate_comes_first():
     assert Recipe(1, 0.4, warmup=0).rate(0, 10) == 0.4
 
 
+def test_an_exponential_schedule_spends_as_long_at_each_power_of_ten():
+    recipe = Recipe(1, 0.4, warmup=0.1, schedule="exponential")
+    assert [recipe.rate(step, 100) for step in (0, 9, 10, 40, 70)] == pytest.approx([0.04, 0.4, 0.4, 0.04, 0.004])
+    assert recipe.rate(99, 100) == pytest.approx(0.4e-3, rel=0.1)
+
+
 @pytest.mark.parametrize(("epochs", "steps"), [(2, 6), (0.5, 2), (0.01, 1), (0, 0)])
 def test_steps(epochs: float, steps: int):
     assert Recipe(epochs, 0.1, batch=30).steps(100) == steps
@@ -63,6 +69,8 @@ def test_optimizers(name: str, kind: type):
     ("field", "value", "message"),
     [
         ("optimizer", "adam", "optimizer must be one of sgd, adamw, got 'adam'"),
+        ("schedule", "linear", "schedule must be one of cosine, exponential, got 'linear'"),
+        ("weight_rate", -1, "weight_rate must be at least 0, got -1"),
         ("augment", "mix", "augment must be one of crop, flip, none"),
         ("products", "f16", "products must be one of f32, bf16, got 'f16'"),
         ("batch", 0, "batch must be above 0, got 0"),
