@@ -47,9 +47,13 @@ def test_torchrun_takes_no_option_of_the_scripts_for_its_own() -> None:
 def test_the_recipe_is_what_was_asked_for() -> None:
     parser = argparse.ArgumentParser()
     options.add_recipe_options(parser, 7, "crop")
-    arguments = "--optimizer adamw --lr 0.002 --warmup 0.1 --follow-blocks 3 --temperature 4 --products bf16".split()
+    arguments = (
+        "--optimizer adamw --lr 0.002 --warmup 0.1 --follow-blocks 3 --temperature 4 --products bf16 --weight-rate 6 "
+        "--schedule exponential"
+    ).split()
     recipe = options.make_recipe(parser.parse_args(arguments))
     wanted = {"optimizer": "adamw", "warmup": 0.1, "follow_blocks": 3.0, "temperature": 4.0, "products": "bf16"}
+    wanted |= {"weight_rate": 6.0, "schedule": "exponential"}
     assert recipe == Recipe(7, 0.002, weight_decay=1e-4, **wanted)
 
 
