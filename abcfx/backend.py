@@ -69,8 +69,11 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
     pipeline = open_graph(gm, _constant_inputs(gm, example_inputs))
     runner = Runner()
     training = _needs_gradients(example_inputs)
+    quantizes = wanted.config is not None and not _is_quantized(pipeline.gm)
     with tuning(wanted.autotune):
-        if wanted.config is not None and not _is_quantized(pipeline.gm):
+        if quantizes or not training:
+            pipeline.canonicalize()
+        if quantizes:
             _quantize_float_layers(pipeline, wanted, example_inputs, runner)
         if training:
             if wanted.simulate:
@@ -78,10 +81,10 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
             pipeline.adjoint()
         else:
             _lower(pipeline, runner)
-            if wanted.float_layers == "bf16":
-                pipeline.narrow()
             if wanted.fuse:
                 pipeline.fuse()
+            if wanted.float_layers == "bf16":
+                pipeline.narrow()
             _hoist(pipeline, runner)
     pipeline.report()
     return pipeline, runner
@@ -191,8 +194,7 @@ def _needs_gradients(example_inputs: Sequence[Any]) -> bool:
 
 
 def _quantize_float_layers(pipeline: Pipeline, wanted: Options, example_inputs: Sequence[Any], runner: Runner) -> None:
-    """canonicalize, match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
-    pipeline.canonicalize()
+    """match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
     sites = pipeline.match()
     plan = plan_layers([s.site for s in sites], wanted.config)
     live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), example_inputs, strict=True))

@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 FORM, FORMS = "ABCFX_FORM", ("xnor", "lut", "dense")
-STAGES = ("canonicalize", "rewrite", "simulate", "adjoint", "lower", "narrow", "fuse", "chain")
+STAGES = ("canonicalize", "rewrite", "simulate", "adjoint", "lower", "fuse", "narrow", "chain")
 DUMP_FOLDER = "abcfx_dump"
 SKIPPED = "ABCFX_SKIP names it"
 

@@ -1,7 +1,7 @@
 """The compiler's table of contents: the stages in order, what each level promises, and nothing decided elsewhere.
 
-    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── (narrow) ──
-    fuse ──► KERNEL, bits from layer to layer ── chain ──► inductor
+    capture ── canonicalize ──► ATEN ── match ──► sites ── (plan) ── rewrite ──► ABC ── lower ──► KERNEL ── fuse ──►
+    KERNEL, bits from layer to layer ── (narrow) ── chain ──► inductor
 
 `open_graph` makes a Pipeline of a captured graph; its methods are the stages. A training graph ends at ABC, or on
 request in dense ops on quantized values (simulate); AOTAutograd makes its backward graph of the rows of
@@ -86,12 +86,6 @@ class Pipeline:
             return Lowered()
         return self._stage("lower", lambda: lower(self.gm), spec.KERNEL)
 
-    def narrow(self) -> None:
-        """Inference, if asked for: layers that stayed in float multiply in bfloat16."""
-        if not self._stopped():
-            report = self._stage("narrow", lambda: narrow_floats(self.gm), spec.KERNEL)
-            self.declined.update(report.declined)
-
     def fuse(self) -> None:
         """Inference only: what stands between kernels moves into them."""
         if self._stopped() or skips("fuse"):
@@ -101,8 +95,14 @@ class Pipeline:
         self.declined.update(report.declined)
         log(1, f"fuse: {before} packs before, {packs_of(self.gm)} after; the others are made by the layer before")
 
+    def narrow(self) -> None:
+        """Inference, if asked for: layers that stayed in float multiply in bfloat16."""
+        if not self._stopped():
+            report = self._stage("narrow", lambda: narrow_floats(self.gm), spec.KERNEL)
+            self.declined.update(report.declined)
+
     def hoist(self) -> Prologue | None:
-        """Inference only, after `narrow` and `fuse`: what to make of constants first."""
+        """Inference only, after `fuse` and `narrow`: what to make of constants first."""
         return hoist_constants(self.gm)
 
     def chain(self) -> None:

@@ -96,6 +96,7 @@ READERS = {
     F.max_pool2d: _max_pool, torch.max_pool2d: _max_pool, aten.max_pool2d.default: _max_pool,
     torch.cat: _cat, torch.concat: _cat, aten.cat.default: _cat,
 }  # fmt: skip
+MAX_POOLS = tuple(target for target, reader in READERS.items() if reader is _max_pool)
 SPLITS = {
     torch.split: _split, "split": _split, aten.split.Tensor: _split, aten.split_with_sizes.default: _split,
     torch.functional.split: _split, torch.chunk: _chunk, "chunk": _chunk, aten.chunk.default: _chunk,

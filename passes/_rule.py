@@ -61,12 +61,16 @@ class Report:
     ms: float = 0.0
 
     def add(self, other: Report) -> None:
-        """Count what a later run did; a node that both left alone has two reasons."""
+        """Count what a later run did."""
         self.applied.update(other.applied)
         for node, reason in other.declined.items():
-            first = self.declined.get(node)
-            self.declined[node] = reason if first in (None, reason) else f"{first}; {reason}"
+            self.left(node, reason)
         self.ms += other.ms
+
+    def left(self, node: str, reason: str) -> None:
+        """A node was left alone; if others did so before, it has several reasons."""
+        first = self.declined.get(node)
+        self.declined[node] = reason if first in (None, reason) else f"{first}; {reason}"
 
     def __str__(self) -> str:
         rules = ", ".join(f"{rule} x{count}" for rule, count in sorted(self.applied.items())) or "nothing"

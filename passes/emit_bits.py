@@ -55,7 +55,7 @@ def emit_bits(gm: GraphModule, report: Report) -> None:
                 _move(pack, chain_of(pack))
                 report.applied["EmitBits"] += 1
             except Declined as declined:
-                report.declined.setdefault(pack.name, str(declined))
+                report.left(pack.name, str(declined))
         part.graph.lint()
         part.recompile()
 

@@ -20,7 +20,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from abcfx.graph import CONSTANT, add_placeholder, attribute, value
 
-FLOAT = (torch.ops.aten.linear.default, torch.ops.aten.convolution.default)
+aten = torch.ops.aten
+FLOAT = (aten.linear.default, aten.convolution.default, aten.addcmul.default)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """On request, layers that stay in float multiply in bfloat16: stem and classifier of a quantized network, mostly.
 
-Beside products of a few bits they weigh the more: the f32 stem of a ResNet-18 at (1, 1), batch 8, was half of the time
-on a processor with AMX. For inference; a training step has `torch.autocast`.
+Beside products of a few bits they weigh the more: of the 25 ms of a ResNet-18 at (1, 1), 8 images, two cores with AMX,
+5 go into the f32 stem. For inference; a training step has `torch.autocast`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any
 
 import torch
+from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
 from abcfx.passes._glue import is_constant
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
-from abcfx.passes.canonicalize import CANONICALIZE
 from abcfx.passes.rewrite_abc import keep_strides
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -74,6 +74,40 @@ class NarrowLayer(Rule):
         return keep_strides(b, made)
 
 
+class NarrowPool(Rule):
+    """max_pool(f32(y))  →  f32(max_pool(y)) for y in bfloat16.
+
+    Exact: widening is, and keeps the order. Half of the memory is read.
+
+    Before::
+        def f(x: f32[2, 3, 8, 8]):
+            y = aten.to.dtype(x, torch.bfloat16)
+            return F.max_pool2d(aten.to.dtype(y, torch.float32), 2)
+    After::
+        def f(x: f32[2, 3, 8, 8]):
+            y = aten.to.dtype(x, torch.bfloat16)
+            return aten.to.dtype(aten.max_pool2d.default(y, [2, 2], [2, 2], [0, 0]), torch.float32)
+    Declines::
+        def f(x: f32[2, 3, 8, 8]):
+            return F.max_pool2d(aten.to.dtype(torch.relu(x), torch.float32), 2)     # its input was not narrow
+    """
+
+    root = MAX_POOLS
+
+    def match(self, node: Node) -> tuple:
+        pool = commuting(node)
+        if not isinstance(pool, PoolView):
+            decline("pools with dilation, ceil_mode or indices")
+        wide = pool.input
+        narrow = wide.args[0] if wide.target is aten.to.dtype else None
+        if dtype_of(wide) != torch.float32 or dtype_of(narrow) != torch.bfloat16:
+            decline("its input was not narrow")
+        return pool, narrow
+
+    def rewrite(self, b: Builder, pool: PoolView, narrow: Node) -> Node:
+        return keep_strides(b, b(aten.to.dtype, b(aten.max_pool2d.default, narrow, *pool[1:]), torch.float32))
+
+
 @cache
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether it has instructions for that: emulated, they took 6 to 9 times as long as f32."""
@@ -87,12 +121,10 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def narrow_floats(gm: GraphModule) -> Report:
-    """Every float layer that is left, whatever its spelling, where it is on a device that multiplies bfloat16."""
+    """Every float layer that is left, on devices that multiply bfloat16, and the pooling of what it gives."""
 
     def fit(node: Node) -> bool:
         found = value(node)
         return isinstance(found, Tensor) and multiplies_bf16(found.device)
 
-    report = apply_rules(gm, CANONICALIZE)
-    report.add(apply_rules(gm, (NarrowLayer(),), only=fit))
-    return report
+    return apply_rules(gm, (NarrowLayer(), NarrowPool()), only=fit)

@@ -56,10 +56,10 @@ def one_layout(gm: GraphModule, report: Report) -> None:
 
 def _convert(graph: Graph, v: Node, wanted_by: Node, report: Report) -> None:
     if strides_matter(wanted_by):
-        report.declined.setdefault(v.name, f"the strides of {wanted_by.name}, which reads it, are seen")
+        report.left(v.name, f"the strides of {wanted_by.name}, which reads it, are seen")
         return
     if any(_writes(node) and _memory_of(node.args[0]) is _memory_of(v) for node in graph.nodes if v < node):
-        report.declined.setdefault(v.name, "it is written in place later")
+        report.left(v.name, "it is written in place later")
         return
     readers = [user for user in v.users if _is_packing(user) or (passes_strides(user) and not strides_matter(user))]
     b = Builder(min(readers), "OneLayout")

@@ -76,9 +76,11 @@ def test_level_3_dumps_numbered_graphs(
     monkeypatch.setenv("ABCFX_DEBUG", "3")
     monkeypatch.setattr(debug, "_dumped", 0)
     compiled(quantized, images)
+    stages = ("canonicalize", "lower", "fuse")
     files = sorted(p.name for p in (tmp_path / "abcfx_dump").iterdir())
-    assert files == ["00_before_lower.txt", "01_after_lower.txt", "02_before_fuse.txt", "03_after_fuse.txt"]
-    before, after = ((tmp_path / "abcfx_dump" / name).read_text() for name in files[:2])
+    both = [(f"{2 * i:02}_before_{s}.txt", f"{2 * i + 1:02}_after_{s}.txt") for i, s in enumerate(stages)]
+    assert files == [name for pair in both for name in pair]
+    before, after = ((tmp_path / "abcfx_dump" / name).read_text() for name in files[2:4])
     assert "abc.convolution" in before or "convolution.default" in before
     assert "pack_image" not in before
     assert "pack_image" in after
@@ -155,7 +157,7 @@ def test_rules_and_the_fuse_stage_can_be_left_out(
     assert not any(line.startswith("fuse: ") for line in said(capsys))
 
 
-@pytest.mark.parametrize(("stage", "ran"), [("rewrite", ["canonicalize", "rewrite"]), ("lower", ["lower"])])
+@pytest.mark.parametrize(("stage", "ran"), [("rewrite", ["canonicalize", "rewrite"]), ("lower", ["canonicalize", "lower"])])
 def test_stop_after(
     stage: str, ran: list[str], net: nn.Module, quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

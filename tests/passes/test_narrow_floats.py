@@ -11,10 +11,11 @@ from abcfx.passes import narrow_floats
 from graphs import Net, dynamo, run, targets
 from oracle import relative_error
 from small_net import Net as SmallNet
-from test_fuse import inputs_of
+from test_fuse import NORM, inputs_of, norm
 from torch import Tensor
 
 import abcfx
+from abcfx.graph import value
 from abcfx.options import Options
 
 ROUNDING = 3 * 2.0**-9  # of both operands and of the sum, relative
@@ -43,6 +44,7 @@ def test_a_float_layer_rounds_its_operands(layer: str, channels_last: bool) -> N
         x = x.contiguous(memory_format=torch.channels_last)
     captured = dynamo(Net(function, w=weight, b=(24,)).requires_grad_(False), x)
     pipeline = captured.pipeline()
+    pipeline.canonicalize()
     want = run(pipeline.gm, captured.inputs)
     pipeline.narrow()
     prologue = pipeline.hoist()
@@ -54,6 +56,25 @@ def test_a_float_layer_rounds_its_operands(layer: str, channels_last: bool) -> N
     assert 0 < relative_error(got, want) <= ROUNDING
 
 
+def test_a_stem_is_pooled_in_bfloat16() -> None:
+    def stem(m: Any, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(norm(m, F.conv2d(x, m.w, m.b))), 2)
+
+    net = Net(stem, w=(24, 3, 3, 3), b=(24,), **NORM).requires_grad_(False)
+    net.var.abs_().add_(0.1)
+    captured = dynamo(net, torch.randn(2, 3, 12, 12))
+    pipeline = captured.pipeline()
+    pipeline.canonicalize()
+    want = run(pipeline.gm, captured.inputs)
+    pipeline.fuse()
+    pipeline.narrow()
+    (pool,) = pipeline.gm.graph.find_nodes(op="call_function", target=torch.ops.aten.max_pool2d.default)
+    assert value(pool).dtype == torch.bfloat16
+    prologue = pipeline.hoist()
+    got = run(pipeline.gm, captured.inputs, *inputs_of(captured, pipeline, prologue, captured.inputs))
+    assert 0 < relative_error(got, want) <= ROUNDING
+
+
 def test_a_computed_weight_and_other_dtypes_stay() -> None:
     def function(m: Any, x: Tensor, w: Tensor) -> Tensor:
         return F.linear(x, w) + F.linear(x.double(), m.v).float()
@@ -61,6 +82,7 @@ def test_a_computed_weight_and_other_dtypes_stay() -> None:
     net = Net(function, v=(4, 20)).double().requires_grad_(False)
     captured = dynamo(net, torch.randn(3, 20), torch.randn(4, 20))
     pipeline = captured.pipeline()
+    pipeline.canonicalize()
     pipeline.narrow()
     assert "aten.to.dtype" not in targets(pipeline.gm)
     assert set(pipeline.declined.values()) >= {"its weight is not a constant", "is not computed in f32"}
@@ -70,6 +92,7 @@ def test_it_stays_in_f32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(narrow_floats, "multiplies_bf16", lambda device: False)
     captured = dynamo(Net(lambda m, x: F.linear(x, m.w), w=(4, 20)).requires_grad_(False), torch.randn(3, 20))
     pipeline = captured.pipeline()
+    pipeline.canonicalize()
     pipeline.narrow()
     assert pipeline.hoist() is None
 

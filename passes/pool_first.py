@@ -1,0 +1,120 @@
+"""What follows a float convolution comes after the max pooling behind it: on a quarter of the pixels, and in one loop.
+
+Stems of ResNets and DenseNets are conv → batch norm → ReLU → max pool. A compiler writes the ReLU to memory for the
+pooling to read it again; pooled first, the output of the convolution is read once, and as it is: with narrow_floats.py
+in bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
+from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue, is_constant, vector
+from abcfx.passes._rule import Rule, decline
+from abcfx.passes.rewrite_abc import keep_strides
+from torch.fx import Node
+
+from abcfx.graph import Builder, ConvView, dtype_of, shape_of, view
+
+aten = torch.ops.aten
+
+
+class PoolFirst(Rule):
+    """max_pool(clip(g·(conv(x, w) + bias) + h))  →  clip(|g|·max_pool(conv(x, s·w)) + (g·bias + h)),  s = sign of g.
+
+    Holds since rounding, clips and t ↦ |g|·t + h are monotone, so that they commute with a maximum, and s·w has the
+    products of w with another sign: exact but for the order of a batch norm's own operations, and a bias. A NaN stays
+    in its windows. s·w, |g| and g·bias + h are made once (hoist.py).
+
+    Before::
+        def f(x: f32[2, 3, 8, 8], w: f32[4, 3, 3, 3].constant, g: f32[4, 1, 1].constant, h: f32[4, 1, 1].constant):
+            y = aten.convolution.default(x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+            return F.max_pool2d(F.relu(torch.addcmul(h, y, g)), 3, 2, 1)
+    After::
+        def f(x: f32[2, 3, 8, 8], w: f32[4, 3, 3, 3].constant, g: f32[4, 1, 1].constant, h: f32[4, 1, 1].constant):
+            gain, offset = aten.reshape.default(g, [-1]), aten.reshape.default(h, [-1])
+            sign = aten.copysign.Tensor(aten.ones_like.default(gain), gain)
+            turned = aten.mul.Tensor(w, aten.reshape.default(sign, [-1, 1, 1, 1]))
+            y = aten.convolution.default(x, turned, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+            y = aten.max_pool2d.default(y, [3, 3], [2, 2], [1, 1])
+            magnitude = aten.reshape.default(aten.abs.default(gain), [-1, 1, 1])
+            return aten.relu.default(aten.addcmul.default(aten.reshape.default(offset, [-1, 1, 1]), y, magnitude))
+    Before::
+        def f(x: f32[2, 3, 8, 8], w: f32[4, 3, 3, 3].constant):
+            y = aten.convolution.default(x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+            return F.max_pool2d(F.relu6(y), 2)
+    After::
+        def f(x: f32[2, 3, 8, 8], w: f32[4, 3, 3, 3].constant):
+            y = aten.convolution.default(x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+            return aten.clamp.default(aten.max_pool2d.default(y, [2, 2], [2, 2], [0, 0]), 0.0, 6.0)
+    Declines::
+        def f(x: f32[2, 3, 8, 8], w: f32[4, 3, 3, 3].constant):
+            y = F.relu(aten.convolution.default(x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1))
+            return F.max_pool2d(y, 2), y     # has other readers
+    Declines::
+        def f(x: f32[2, 3, 8, 8]):
+            return F.max_pool2d(F.relu(x), 2)     # no float convolution in front
+    """
+
+    root = MAX_POOLS
+
+    def match(self, node: Node) -> tuple:
+        pool = commuting(node)
+        if not isinstance(pool, PoolView):
+            decline("pools with dilation, ceil_mode or indices")
+        passed = [pool.input]
+        clip = glue(pool.input)
+        if isinstance(clip, ClipView):
+            passed.append(clip.input)
+        else:
+            clip = None
+        affine = glue(passed[-1])
+        if isinstance(affine, (NormView, AffineView)):
+            passed.append(affine.input)
+        else:
+            affine = None
+        layer = view(passed[-1]) if isinstance(passed[-1], Node) else None
+        if not isinstance(layer, ConvView) or layer.transposed:
+            decline("no float convolution in front")
+        if clip is None and affine is None:
+            decline("the convolution is pooled already")
+        if pool.stride == [1, 1]:
+            decline("the pooling leaves as many pixels")
+        if any(len(n.users) != 1 for n in passed):
+            decline("has other readers")
+        if dtype_of(passed[-1]) != torch.float32 or not is_constant(layer.weight):
+            decline("the convolution is not in f32 or has no constant weight")
+        channels = shape_of(layer.weight)[0]  # type: ignore[index]
+        if affine is not None and not acts_on_channels(affine, channels, 1):
+            decline("the affine does not act on the channels")
+        return pool, clip, affine, layer, channels
+
+    def rewrite(
+        self, b: Builder, pool: PoolView, clip: ClipView | None, affine: NormView | AffineView | None,
+        layer: ConvView, channels: int,
+    ) -> Node:  # fmt: skip
+        if affine is None:
+            made = self._pooled(b, layer, pool)
+        else:
+            gain, offset = (_channels(b, found, channels) for found in affine.build(b))
+            sign = b(aten.copysign.Tensor, b(aten.ones_like.default, gain), gain)
+            if layer.bias is not None:
+                offset = b(aten.addcmul.default, offset, gain, layer.bias)
+            turned = b(aten.mul.Tensor, layer.weight, b(aten.reshape.default, sign, [-1, 1, 1, 1]))
+            made = self._pooled(b, layer._replace(weight=turned, bias=None), pool)
+            magnitude = b(aten.reshape.default, b(aten.abs.default, gain), [-1, 1, 1])
+            made = b(aten.addcmul.default, b(aten.reshape.default, offset, [-1, 1, 1]), made, magnitude)
+        if clip is not None:
+            relu = (clip.low, clip.high) == (0.0, NO_LIMIT)
+            made = b(aten.relu.default, made) if relu else b(aten.clamp.default, made, clip.low, clip.high)
+        return keep_strides(b, made)
+
+    def _pooled(self, b: Builder, layer: ConvView, pool: PoolView) -> Node:
+        return b(aten.max_pool2d.default, b(aten.convolution.default, *layer), *pool[1:])
+
+
+def _channels(b: Builder, found: Node, channels: int) -> Any:
+    found = vector(b, found)
+    return found if shape_of(found) == (channels,) else b(aten.expand.default, found, [channels])

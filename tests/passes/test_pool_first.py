@@ -1,0 +1,74 @@
+"""Max pooling goes before batch norm and ReLU of a float convolution: the same values, gains of either sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs import Net, dynamo, run, targets
+from test_fuse import NORM, inputs_of, norm
+from torch import Tensor
+
+from abcfx.graph import clone
+
+IMAGE, WEIGHT = (2, 3, 19, 17), (24, 3, 3, 3)
+
+
+def pooled_first(function: Callable[..., Any], *inputs: Tensor, **shapes: Any) -> list[str]:
+    """The ops after fusing, in order, having compared values, NaN and strides."""
+    net = Net(function, **shapes).requires_grad_(False)
+    for name, parameter in net.named_parameters():
+        if name == "var":
+            parameter.data.abs_().add_(0.1)
+    captured = dynamo(net, *inputs)
+    pipeline = captured.pipeline()
+    pipeline.canonicalize()
+    wanted = run(clone(pipeline.gm), captured.inputs)
+    pipeline.fuse()
+    prologue = pipeline.hoist()
+    got = run(pipeline.gm, captured.inputs, *inputs_of(captured, pipeline, prologue, captured.inputs))
+    assert got.stride() == wanted.stride()
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+    return targets(pipeline.gm)
+
+
+STEMS = {
+    "norm, relu": lambda m, x: F.max_pool2d(F.relu(norm(m, F.conv2d(x, m.w, None, 2, 1))), 3, 2, 1),
+    "norm, relu in place": lambda m, x: F.max_pool2d(F.relu(norm(m, F.conv2d(x, m.w)), inplace=True), 2),
+    "bias, norm, relu6": lambda m, x: F.max_pool2d(F.relu6(norm(m, F.conv2d(x, m.w, m.b))), (3, 2), (2, 3), (1, 0)),
+    "norm": lambda m, x: F.max_pool2d(norm(m, F.conv2d(x, m.w)), 2),
+    "relu": lambda m, x: F.max_pool2d(F.relu(F.conv2d(x, m.w, m.b)), 2),
+}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_stem_is_pooled_first(stem: str, channels_last: bool) -> None:
+    x = torch.randn(IMAGE)
+    x[1, 2, 9, 9] = torch.nan
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    ops = pooled_first(STEMS[stem], x, w=WEIGHT, b=(24,), **NORM)
+    assert ops[:2] == ["aten.convolution.default", "aten.max_pool2d.default"]
+    assert not {"batch_norm", "aten.batch_norm.default"} & set(ops)
+    assert not [op for op in ops if "copysign" in op or "rsqrt" in op], "constants are made once"
+
+
+STAY = {
+    "other readers": lambda m, x: (lambda y: F.max_pool2d(y, 2).sum() + y.sum())(F.relu(F.conv2d(x, m.w))),
+    "as many pixels": lambda m, x: F.max_pool2d(F.relu(F.conv2d(x, m.w)), 3, 1, 1),
+    "no convolution": lambda m, x: F.max_pool2d(F.relu(x + 1), 2),
+    "computed statistics": lambda m, x: F.max_pool2d(
+        F.batch_norm(F.conv2d(x, m.w), None, None, training=True), 2
+    ),
+    "average": lambda m, x: F.avg_pool2d(F.relu(F.conv2d(x, m.w)), 2),
+    "indices": lambda m, x: F.max_pool2d(F.relu(F.conv2d(x, m.w)), 2, return_indices=True)[0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STAY)
+def test_it_stays(case: str) -> None:
+    assert "aten.max_pool2d.default" not in pooled_first(STAY[case], torch.randn(IMAGE), w=WEIGHT)
