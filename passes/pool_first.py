@@ -13,6 +13,7 @@ import torch
 from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
 from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue, is_constant, vector
 from abcfx.passes._rule import Rule, decline
+from abcfx.passes.emit_bits import PACKS
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import Node
 
@@ -64,18 +65,7 @@ class PoolFirst(Rule):
         pool = commuting(node)
         if not isinstance(pool, PoolView):
             decline("pools with dilation, ceil_mode or indices")
-        passed = [pool.input]
-        clip = glue(pool.input)
-        if isinstance(clip, ClipView):
-            passed.append(clip.input)
-        else:
-            clip = None
-        affine = glue(passed[-1])
-        if isinstance(affine, (NormView, AffineView)):
-            passed.append(affine.input)
-        else:
-            affine = None
-        layer = view(passed[-1]) if isinstance(passed[-1], Node) else None
+        clip, affine, layer, passed = _before(pool)
         if not isinstance(layer, ConvView) or layer.transposed:
             decline("no float convolution in front")
         if clip is None and affine is None:
@@ -84,6 +74,8 @@ class PoolFirst(Rule):
             decline("the pooling leaves as many pixels")
         if any(len(n.users) != 1 for n in passed):
             decline("has other readers")
+        if all(user.target in PACKS for user in node.users):
+            decline("only packs read it: affine and clip go into them, and planes are pooled (carry_bits.py)")
         if dtype_of(passed[-1]) != torch.float32 or not is_constant(layer.weight):
             decline("the convolution is not in f32 or has no constant weight")
         channels = shape_of(layer.weight)[0]  # type: ignore[index]
@@ -113,6 +105,22 @@ class PoolFirst(Rule):
 
     def _pooled(self, b: Builder, layer: ConvView, pool: PoolView) -> Node:
         return b(aten.max_pool2d.default, b(aten.convolution.default, *layer), *pool[1:])
+
+
+def _before(pool: PoolView) -> tuple[ClipView | None, NormView | AffineView | None, Any, list[Node]]:
+    """What makes the input of a pooling: a clip, an affine, a layer, and the nodes of these from last to first."""
+    passed = [pool.input]
+    clip = glue(pool.input)
+    if isinstance(clip, ClipView):
+        passed.append(clip.input)
+    affine = glue(passed[-1])
+    if isinstance(affine, (NormView, AffineView)):
+        passed.append(affine.input)
+    layer = view(passed[-1]) if isinstance(passed[-1], Node) else None
+    return (
+        clip if isinstance(clip, ClipView) else None,
+        affine if isinstance(affine, (NormView, AffineView)) else None, layer, passed,
+    )  # fmt: skip
 
 
 def _channels(b: Builder, found: Node, channels: int) -> Any:

@@ -157,9 +157,9 @@ def test_rules_and_the_fuse_stage_can_be_left_out(
     assert not any(line.startswith("fuse: ") for line in said(capsys))
 
 
-@pytest.mark.parametrize(("stage", "ran"), [("rewrite", ["canonicalize", "rewrite"]), ("lower", ["canonicalize", "lower"])])
+@pytest.mark.parametrize("stage", ["rewrite", "lower"])
 def test_stop_after(
-    stage: str, ran: list[str], net: nn.Module, quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    stage: str, net: nn.Module, quantized: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipelines = []
     original = backend.open_graph
@@ -171,7 +171,7 @@ def test_stop_after(
         with torch.no_grad():
             want = quantized(images)
         assert relative_error(compiled(quantized, images), want) <= 5e-3
-    assert pipelines[-1].ran == ran
+    assert pipelines[-1].ran == ["canonicalize", stage]
 
 
 def test_stop_after_refuses_a_stage_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

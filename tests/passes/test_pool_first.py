@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from graphs import Net, dynamo, run, targets
 from test_fuse import NORM, inputs_of, norm
-from torch import Tensor
+from torch import Tensor, nn
 
+import abcfx
+from abcfx import backend
 from abcfx.graph import clone
 
 IMAGE, WEIGHT = (2, 3, 19, 17), (24, 3, 3, 3)
@@ -72,3 +74,34 @@ STAY = {
 @pytest.mark.parametrize("case", STAY)
 def test_it_stays(case: str) -> None:
     assert "aten.max_pool2d.default" not in pooled_first(STAY[case], torch.randn(IMAGE), w=WEIGHT)
+
+
+class Front(nn.Module):
+    """A float stem and a quantized layer: with a residual that of a ResNet, else that of a VGG net."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU(), nn.MaxPool2d(2))
+        self.body = nn.Conv2d(24, 24, 3, padding=1)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.body(x)
+        return self.head((y + x if self.residual else y).mean((2, 3)))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("residual", [False, True])
+def test_planes_are_pooled_where_only_packs_read_it(residual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines, opened = [], backend.open_graph
+    monkeypatch.setattr(backend, "open_graph", lambda *a: pipelines.append(opened(*a)) or pipelines[-1])
+    x = torch.randn(IMAGE)
+    quantized = abcfx.calibrate(abcfx.quantize_model(Front(residual).eval(), 2, 2), [x])
+    with torch.no_grad():
+        got = torch.compile(quantized, backend="abc", options={"then": "eager"})(x)
+        torch.testing.assert_close(got, quantized(x), rtol=1e-4, atol=1e-4)
+    ops = targets(pipelines[-1].gm)
+    assert ops.count("aten.max_pool2d.default") == residual
+    assert ops.count("abc_k.max_pool_bits.default") == (not residual)
