@@ -36,7 +36,8 @@ def chain_kernels(gm: GraphModule) -> int:
     parts = CapabilityBasedPartitioner(gm, _InChains(), allows_single_node_partition=True).propose_partitions()
     chained = 0
     for part in parts:
-        nodes = [node for node in gm.graph.nodes if node in part.nodes]
+        # the partitioner puts every getitem beside what it reads
+        nodes = [node for node in gm.graph.nodes if node in part.nodes and not _is_index(node)]
         kernels = sum(node.target in KERNELS.values() for node in nodes)
         if kernels >= LEAST:
             _replace(gm, nodes)
@@ -54,12 +55,17 @@ class _InChains(OperatorSupportBase):
         if node.op != "call_function":
             return False
         if node.target is operator.getitem:
-            return self.is_node_supported(submodules, node.args[0])
+            return not _is_index(node) and self.is_node_supported(submodules, node.args[0])
         if node.target not in NAMES or node.kwargs:
             return False
         found = value(node)
         first = found[0] if isinstance(found, (tuple, list)) else found
         return isinstance(first, Tensor) and first.device.type == "cpu" and all(map(_is_plain, node.args))
+
+
+def _is_index(node: Node) -> bool:
+    """x[…] of a tensor, where getitem of a kernel's results is one of these."""
+    return node.target is operator.getitem and isinstance(value(node.args[0]), Tensor)
 
 
 def _is_plain(arg: Any) -> bool:

@@ -48,6 +48,18 @@ def test_layers_that_exchange_bits_are_one_chain() -> None:
     assert not {f"abc_k.{name}.default" for name in KERNELS} & set(outside)
 
 
+@pytest.mark.parametrize("cut", [(slice(None), slice(None), slice(None, None, 2)), 0, (0, 1)], ids=str)
+def test_an_index_of_one_result_is_no_choice_of_several(cut: Any) -> None:
+    """A shortcut that skips pixels, as ResNets for CIFAR-10 have it: x[:, :, ::2]."""
+
+    def sliced(m: Any, x: Tensor) -> Tensor:
+        y = F.relu(F.conv2d(F.relu(F.conv2d(x, m.w, padding=1)), m.v, padding=1) + x)
+        return F.conv2d(y, m.w, padding=1).sum() + y[cut].exp().sum()
+
+    _, chains = chained(fused_matches(sliced, image(), w=WEIGHT, v=NEXT))
+    assert [step for step in chains[0] if step in KERNELS] == ["pack_image", *["conv2d_emit"] * 2, "conv2d"]
+
+
 def test_a_float_op_between_kernels_cuts_the_chain() -> None:
     """The second part waits for the sigmoid, which waits for the first: one chain would be a cycle."""
 
