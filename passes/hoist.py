@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from abcfx.passes._constants import constant_view
 from abcfx.passes._glue import is_constant
 from abcfx.passes._product import EMIT, PLAIN
 from abcfx.passes.emit_bits import PACKS
@@ -20,8 +21,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from abcfx.graph import CONSTANT, add_placeholder, attribute, value
 
-aten = torch.ops.aten
-FLOAT = (aten.linear.default, aten.convolution.default, aten.addcmul.default)
+KERNELS = (*PLAIN, *EMIT, *PACKS)
+RULES = ("PoolFirst", "NarrowLayer")  # that make constants of parameters, for float ops
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,22 @@ class Prologue:
             return list(self.graph(*live))
 
 
+def _is_ours(node: Node, reader: Node) -> bool:
+    """Made by one of RULES and read by another op: what else is computed in each call may be meant to, as noise is.
+    A mere view of a parameter costs nothing where it stands."""
+    if node.meta.get("abcfx", {}).get("rule") not in RULES or is_constant(reader):
+        return False
+    view = constant_view(node)
+    return view is None or any(step.cast for step in view.steps)
+
+
 def hoist_constants(gm: GraphModule) -> Prologue | None:
     """Take out what layers read of constants alone. Adds graph inputs, the last ones; None if there is nothing."""
     wanted: dict[Node, None] = {}
     for node in gm.graph.nodes:
-        if node.op == "call_function" and any(node.target in layers for layers in (PLAIN, EMIT, PACKS, FLOAT)):
-            wanted.update(dict.fromkeys(n for n in node.all_input_nodes if n.op == "call_function" and is_constant(n)))
+        if node.op == "call_function":
+            made = [n for n in node.all_input_nodes if n.op == "call_function" and is_constant(n)]
+            wanted.update(dict.fromkeys(n for n in made if node.target in KERNELS or _is_ours(n, node)))
     if not wanted:
         return None
     graph, copies, sources = Graph(), dict[Node, Node](), list[str | Tensor]()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
-from abcfx.passes._glue import is_constant
+from abcfx.passes._constants import constant_view
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from abcfx.passes.rewrite_abc import keep_strides
 from torch import Tensor
@@ -46,7 +46,7 @@ class NarrowLayer(Rule):
             return aten.to.dtype(y, torch.float32)
     Declines::
         def f(x: f32[2, 8], w: f32[4, 8]):
-            return aten.linear.default(x, w, None)     # its weight is not a constant
+            return aten.linear.default(x, w, None)     # its weight is computed in each call
     Declines::
         def f(x: f32[2, 8], w: f32[4, 8].constant):
             return aten.linear.default(x.double(), w.double(), None)     # is not computed in f32
@@ -60,8 +60,8 @@ class NarrowLayer(Rule):
         assert isinstance(layer, (LinearView, ConvView))
         if any(dtype_of(operand) != torch.float32 for operand in layer[:2]):
             decline("is not computed in f32")
-        if not is_constant(layer.weight):
-            decline("its weight is not a constant")
+        if constant_view(layer.weight) is None and layer.weight.meta.get("abcfx", {}).get("rule") != "PoolFirst":
+            decline("its weight is computed in each call")
         return node.target, layer
 
     def rewrite(self, b: Builder, target: Any, layer: LinearView | ConvView) -> Node:

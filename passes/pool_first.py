@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
-from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue, is_constant, vector
+from abcfx.passes._constants import constant_view
+from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue, vector
 from abcfx.passes._rule import Rule, decline
 from abcfx.passes.emit_bits import PACKS
 from abcfx.passes.rewrite_abc import keep_strides
@@ -76,8 +77,8 @@ class PoolFirst(Rule):
             decline("has other readers")
         if all(user.target in PACKS for user in node.users):
             decline("only packs read it: affine and clip go into them, and planes are pooled (carry_bits.py)")
-        if dtype_of(passed[-1]) != torch.float32 or not is_constant(layer.weight):
-            decline("the convolution is not in f32 or has no constant weight")
+        if dtype_of(passed[-1]) != torch.float32 or constant_view(layer.weight) is None:
+            decline("the convolution is not in f32, or its weight is computed in each call")
         channels = shape_of(layer.weight)[0]  # type: ignore[index]
         if affine is not None and not acts_on_channels(affine, channels, 1):
             decline("the affine does not act on the channels")

@@ -77,15 +77,18 @@ def test_a_stem_is_pooled_in_bfloat16() -> None:
 
 def test_a_computed_weight_and_other_dtypes_stay() -> None:
     def function(m: Any, x: Tensor, w: Tensor) -> Tensor:
-        return F.linear(x, w) + F.linear(x.double(), m.v).float()
+        noisy = m.u + torch.randn_like(m.u)  # of each call another one: no constant, whatever it is made of
+        return F.linear(x, w) + F.linear(x.double(), m.v).float() + F.linear(x, noisy)
 
-    net = Net(function, v=(4, 20)).double().requires_grad_(False)
+    net = Net(function, v=(4, 20), u=(4, 20)).requires_grad_(False)
+    net.v.data = net.v.double()
     captured = dynamo(net, torch.randn(3, 20), torch.randn(4, 20))
     pipeline = captured.pipeline()
     pipeline.canonicalize()
     pipeline.narrow()
     assert "aten.to.dtype" not in targets(pipeline.gm)
-    assert set(pipeline.declined.values()) >= {"its weight is not a constant", "is not computed in f32"}
+    assert pipeline.hoist() is None
+    assert set(pipeline.declined.values()) >= {"its weight is computed in each call", "is not computed in f32"}
 
 
 def test_it_stays_in_f32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
