@@ -69,11 +69,8 @@ def transform(gm: fx.GraphModule, example_inputs: Sequence[Any], wanted: Options
     pipeline = open_graph(gm, _constant_inputs(gm, example_inputs))
     runner = Runner()
     training = _needs_gradients(example_inputs)
-    quantizes = wanted.config is not None and not _is_quantized(pipeline.gm)
     with tuning(wanted.autotune):
-        if quantizes or not training:
-            pipeline.canonicalize()
-        if quantizes:
+        if wanted.config is not None and not _is_quantized(pipeline.gm):
             _quantize_float_layers(pipeline, wanted, example_inputs, runner)
         if training:
             if wanted.simulate:
@@ -194,7 +191,8 @@ def _needs_gradients(example_inputs: Sequence[Any]) -> bool:
 
 
 def _quantize_float_layers(pipeline: Pipeline, wanted: Options, example_inputs: Sequence[Any], runner: Runner) -> None:
-    """match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
+    """canonicalize, match, plan, rewrite. Levels hang on the live weights, so that a recompile finds them again."""
+    pipeline.canonicalize()
     sites = pipeline.match()
     plan = plan_layers([s.site for s in sites], wanted.config)
     live = dict(zip((n.name for n in pipeline.gm.graph.find_nodes(op="placeholder")), example_inputs, strict=True))

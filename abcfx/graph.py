@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -150,7 +151,8 @@ def set_value(node: Node, key: str | None) -> None:
     if key is None or mode is None or any(v is None for v in known.values()):
         return
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)  # type: ignore[misc]
-    with mode, torch.no_grad() if not torch.is_grad_enabled() else nullcontext():
+    # the dispatcher of Python, since some ops (addcmul) have no symbolic shapes without it
+    with mode, enable_python_dispatcher(), torch.no_grad() if not torch.is_grad_enabled() else nullcontext():
         if node.op == "call_method":
             node.meta[key] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         else:

@@ -104,7 +104,7 @@ def constant_view(node: Any) -> View | None:
             found = value(node)
             return View(node, tuple(reversed(steps))) if found is None or isinstance(found, Tensor) else None
         step = _step(node)
-        if step is None or not node.args:
+        if step is None or not node.args or is_written(node):
             return None
         steps.append(step)
         node = node.args[0]

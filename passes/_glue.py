@@ -187,10 +187,20 @@ def is_constant(node: Any) -> bool:
         if current.op == "get_attr" or (current.op == "placeholder" and current.meta.get(CONSTANT)):
             if not isinstance(value(current), Tensor):
                 return False
-        elif current.op not in ("call_function", "call_method") or not current.all_input_nodes:
+        elif current.op not in ("call_function", "call_method") or not current.all_input_nodes or _is_random(current):
             return False
         waiting += current.all_input_nodes
     return True
+
+
+_RANDOM = ("rand", "dropout", "bernoulli", "normal_", "uniform_", "exponential_", "multinomial", "poisson")
+
+
+def _is_random(node: Node) -> bool:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded in node.target.tags
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return any(word in name for word in _RANDOM)
 
 
 def vector(b: Builder, node: Node) -> Node:

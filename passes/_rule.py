@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import torch
 from abcfx.passes._glue import glue
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from abcfx import debug
@@ -101,10 +103,16 @@ def _sweep(gm: GraphModule, rule: Rule, only: Callable[[Node], bool] | None, rep
     for node in list(gm.graph.nodes):
         if node.op not in ("call_function", "call_method") or node.target not in rule.root:
             continue
-        if only is not None and not only(node):
+        if (only is not None and not only(node)) or any(map(_is_of_a_transform, (node, *node.all_input_nodes))):
             continue
         changed |= _apply(rule, node, report)
     return changed
+
+
+def _is_of_a_transform(node: Node) -> bool:
+    """A value inside torch.func.vmap: there is no computing on it here, outside."""
+    found = value(node)
+    return isinstance(found, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(found)
 
 
 def _apply(rule: Rule, node: Node, report: Report) -> bool:

@@ -32,7 +32,7 @@ from abcfx.passes.emit_bits import emit_bits
 from abcfx.passes.flatten_bits import FLATTEN, reads_rows
 from abcfx.passes.one_layout import one_layout
 from abcfx.passes.pack_affine import AffineInPack
-from abcfx.passes.pool_first import PoolFirst
+from abcfx.passes.pool_first import pool_first
 from abcfx.passes.rewrite_abc import keep_strides
 from torch.fx import GraphModule, Node
 
@@ -240,7 +240,8 @@ def fuse(gm: GraphModule) -> Report:
 
     What is left to pack takes the batch norm in front of it along; then all of it gets one layout.
     """
-    report = apply_rules(gm, (IdentityPool(), PoolFirst(), *FUSE))
+    report = apply_rules(gm, (IdentityPool(), *FUSE))
+    report.add(pool_first(gm))
     report.add(apply_rules(gm, FLATTEN, only=reads_rows))
     for name, move in (("CarryBits", carry_bits), ("EmitBits", emit_bits)):
         if not skips(name):

@@ -1,7 +1,7 @@
 """What layers read of constants alone is computed once: it leaves the graph and becomes its inputs.
 
     alpha·g, sums·g, bias·g + h, …  with g, h made of a batch norm's parameters and statistics  →  graph inputs
-    bf16(w) of a float layer                                                                   →  a graph input
+    bf16(w) of a float layer, on request                                                       →  a graph input
 
 A `Prologue` computes them from the live tensors; the backend runs it again when one of these has changed.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from abcfx.passes._constants import constant_view
+from abcfx.passes._constants import constant_view, writes
 from abcfx.passes._glue import is_constant
 from abcfx.passes._product import EMIT, PLAIN
 from abcfx.passes.emit_bits import PACKS
@@ -43,12 +43,23 @@ class Prologue:
 
 
 def _is_ours(node: Node, reader: Node) -> bool:
-    """Made by one of RULES and read by another op: what else is computed in each call may be meant to, as noise is.
-    A mere view of a parameter costs nothing where it stands."""
-    if node.meta.get("abcfx", {}).get("rule") not in RULES or is_constant(reader):
+    """Made by one of RULES: what else is computed in each call may be meant to, as noise is. Not mere views, which cost
+    nothing where they stand, nor s·w of a float convolution, so that its weight is read in each call like any other."""
+    if node.meta.get("abcfx", {}).get("rule") not in RULES or is_constant(reader) != _is_turned(reader):
         return False
     view = constant_view(node)
-    return view is None or any(step.cast for step in view.steps)
+    return not _is_turned(node) and (view is None or any(step.cast for step in view.steps))
+
+
+def _is_turned(node: Node) -> bool:
+    """s·w of PoolFirst."""
+    ours = node.meta.get("abcfx", {}).get("rule") == "PoolFirst"
+    return ours and any(user.target is torch.ops.aten.convolution.default for user in node.users)
+
+
+def _is_idle(node: Node) -> bool:
+    """Whether nothing is lost with a node that has no users."""
+    return is_constant(node) and not any(writes(node, operand) for operand in node.all_input_nodes)
 
 
 def hoist_constants(gm: GraphModule) -> Prologue | None:
@@ -81,7 +92,7 @@ def hoist_constants(gm: GraphModule) -> Prologue | None:
         new.meta[CONSTANT] = True
         node.replace_all_uses_with(new)
         names.append(new.name)
-    gm.graph.eliminate_dead_code(is_impure_node=lambda node: node.op == "placeholder" or not is_constant(node))
+    gm.graph.eliminate_dead_code(is_impure_node=lambda node: node.op == "placeholder" or not _is_idle(node))
     gm.graph.lint()
     gm.recompile()
     return Prologue(GraphModule(gm, graph), tuple(sources), tuple(names))

@@ -14,6 +14,8 @@ import torch
 from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
 from abcfx.passes._constants import constant_view
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
+from abcfx.passes.canonicalize import CANONICALIZE
+from abcfx.passes.pool_first import respellable
 from abcfx.passes.rewrite_abc import keep_strides
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -127,4 +129,6 @@ def narrow_floats(gm: GraphModule) -> Report:
         found = value(node)
         return isinstance(found, Tensor) and multiplies_bf16(found.device)
 
-    return apply_rules(gm, (NarrowLayer(), NarrowPool()), only=fit)
+    report = apply_rules(gm, CANONICALIZE, only=lambda node: fit(node) and respellable(node))
+    report.add(apply_rules(gm, (NarrowLayer(), NarrowPool()), only=fit))
+    return report

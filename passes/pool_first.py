@@ -13,12 +13,14 @@ import torch
 from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
 from abcfx.passes._constants import constant_view
 from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue, vector
-from abcfx.passes._rule import Rule, decline
+from abcfx.passes._rule import Report, Rule, apply_rules, decline
+from abcfx.passes.canonicalize import CANONICALIZE
 from abcfx.passes.emit_bits import PACKS
 from abcfx.passes.rewrite_abc import keep_strides
-from torch.fx import Node
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
-from abcfx.graph import Builder, ConvView, dtype_of, shape_of, view
+from abcfx.graph import Builder, ConvView, dtype_of, shape_of, value, view, with_bodies
 
 aten = torch.ops.aten
 
@@ -28,7 +30,7 @@ class PoolFirst(Rule):
 
     Holds since rounding, clips and t ↦ |g|·t + h are monotone, so that they commute with a maximum, and s·w has the
     products of w with another sign: exact but for the order of a batch norm's own operations, and a bias. A NaN stays
-    in its windows. s·w, |g| and g·bias + h are made once (hoist.py).
+    in its windows. s, |g| and g·bias + h are made once (hoist.py).
 
     Before::
         def f(x: f32[2, 3, 8, 8], w: f32[4, 3, 3, 3].constant, g: f32[4, 1, 1].constant, h: f32[4, 1, 1].constant):
@@ -127,3 +129,19 @@ def _before(pool: PoolView) -> tuple[ClipView | None, NormView | AffineView | No
 def _channels(b: Builder, found: Node, channels: int) -> Any:
     found = vector(b, found)
     return found if shape_of(found) == (channels,) else b(aten.expand.default, found, [channels])
+
+
+def pool_first(gm: GraphModule) -> Report:
+    """Apply it to every pooling, having given the convolutions in front the spelling that it knows."""
+    pools = [commuting(node) for part in with_bodies(gm) for node in part.graph.nodes if node.target in MAX_POOLS]
+    wanted = {_before(pool)[-1][-1] for pool in pools if isinstance(pool, PoolView)}
+    report = apply_rules(gm, CANONICALIZE, only=lambda node: node in wanted and respellable(node))
+    report.add(apply_rules(gm, (PoolFirst(),)))
+    return report
+
+
+def respellable(node: Node) -> bool:
+    """Whether the canonical spelling of a float layer is the same op with the same strides: not where even kernels pad
+    more behind than in front, nor for complex numbers."""
+    found = value(node)
+    return isinstance(found, Tensor) and found.is_floating_point() and "same" not in (*node.args, *node.kwargs.values())

@@ -76,7 +76,7 @@ class Watched:
         def note(layer: ABCLayer, arguments: tuple, output: Tensor) -> Tensor:
             kept = output if output.requires_grad else output.detach().requires_grad_(torch.is_grad_enabled())
             first, *rest = arguments
-            seen[layer.abc_name].append(Call((_copy(first), *rest), kept))
+            seen[layer.abc_name].append(Call((_copy(layer, first), *rest), kept))
             return kept.clone()
 
         hooks = [layer.register_forward_hook(note) for layer in self.layers.values()]
@@ -119,10 +119,10 @@ def pieces(batches: Iterable[Any], size: int = PIECE) -> Iterator[Any]:
         yield from first.split(size) if isinstance(first, Tensor) and first.dim() else (batch,)
 
 
-def _copy(input: Tensor) -> Tensor:
-    """Channels last in memory, as kernels read images, so that each option of the layer need not turn it around."""
-    images = torch.channels_last if input.dim() == 4 else torch.preserve_format
-    return input.detach().clone(memory_format=images)
+def _copy(layer: ABCLayer, input: Tensor) -> Tensor:
+    """An image channels last in memory, as kernels read it, so that the options of the layer need not turn it."""
+    image = isinstance(layer, nn.Conv2d) and input.dim() == 4
+    return input.detach().clone(memory_format=torch.channels_last if image else torch.preserve_format)
 
 
 def ignore(layer: ABCLayer, input: Tensor) -> None:

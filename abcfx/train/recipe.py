@@ -25,7 +25,7 @@ class Recipe:
     optimizer         "sgd" (Nesterov, `momentum`) or "adamw"
     learning_rate     its highest value: it rises linearly over `warmup`, a part of the steps, then falls by `schedule`
     schedule          "cosine" or "exponential": as long at each power of ten, where a cosine rushes through low rates
-    weight_rate       factor on the learning rate of the weights of quantized layers (docs/training.md, "Flips")
+    weight_rate       factor on the learning rate of the weights of quantized layers (docs/training.md)
     level_rate        factor on the learning rate of activation levels
     weight_decay      on the weights of convolutions and linear layers only: never on biases, batch norm or levels
     label_smoothing   of the cross-entropy with the labels
@@ -104,24 +104,27 @@ class Recipe:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Groups for an optimizer: float weights, weights of quantized layers, what does not decay, and activation levels.
+    """Groups for an optimizer: weights, what does not decay, and activation levels; and before these the weights of
+    quantized layers alone, where they have another rate.
 
     `factor` is what the learning rate of the group is multiplied by.
     """
-    quantized = {id(layer.weight) for layer in model.modules() if owns_weight(layer)}
-    floats, weights, other, levels = [], [], [], []
+    apart = [layer.weight for layer in model.modules() if owns_weight(layer)] if recipe.weight_rate != 1 else []
+    own_rate = {id(weight) for weight in apart}
+    decayed, quantized, other, levels = [], [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if name.rpartition(".")[-1] in LEVELS:
             levels.append(parameter)
-        elif id(parameter) in quantized:
-            weights.append(parameter)
+        elif id(parameter) in own_rate:
+            quantized.append(parameter)
         else:
-            (floats if parameter.ndim > 1 else other).append(parameter)
+            (decayed if parameter.ndim > 1 else other).append(parameter)
+    first = {"params": quantized, "weight_decay": recipe.weight_decay, "factor": recipe.weight_rate}
     return [
-        {"params": floats, "weight_decay": recipe.weight_decay, "factor": 1.0},
-        {"params": weights, "weight_decay": recipe.weight_decay, "factor": recipe.weight_rate},
+        *([first] if own_rate else []),
+        {"params": decayed, "weight_decay": recipe.weight_decay, "factor": 1.0},
         {"params": other, "weight_decay": 0.0, "factor": 1.0},
         {"params": levels, "weight_decay": 0.0, "factor": recipe.level_rate},
     ]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from abcfx.passes.hoist import hoist_constants
 from graphs import Net, dynamo, run, targets, weight_tensors
-from test_fuse import NORM, inputs_of, norm
+from test_fuse import NORM, fused_matches, inputs_of, norm
 from test_rewrite_abc import rewritten
 from torch import Tensor
 
@@ -68,3 +68,27 @@ def test_a_deep_graph_is_no_recursion() -> None:
     pipeline.lower()
     pipeline.fuse()
     assert pipeline.hoist() is None
+
+
+def test_what_is_written_to_a_copy_of_a_constant_stays() -> None:
+    def function(m: Any, x: Tensor) -> Tensor:
+        copied = m.u.clone()
+        copied.mul_(2)
+        return F.relu(norm(m, F.conv2d(x, m.w, padding=1))).mean((2, 3)) @ copied
+
+    fused_matches(function, torch.randn(2, 20, 9, 9), w=(24, 20, 3, 3), u=(24, 4), **NORM)
+
+
+def test_noise_is_no_constant() -> None:
+    for noise in (torch.randn_like, torch.rand_like, lambda g: F.dropout(g, 0.5, True), lambda g: g.clone().normal_()):
+
+        def function(m: Any, x: Tensor, noise=noise) -> Tensor:
+            return torch.addcmul(m.b, F.linear(x, m.w), noise(m.g))
+
+        net = Net(function, w=(24, 70), b=(24,), g=(24,)).requires_grad_(False)
+        captured = dynamo(net, torch.randn(5, 70))
+        pipeline = captured.pipeline()
+        rewritten(pipeline)
+        pipeline.lower()
+        pipeline.fuse()
+        assert pipeline.hoist() is None

@@ -44,7 +44,6 @@ def test_a_float_layer_rounds_its_operands(layer: str, channels_last: bool) -> N
         x = x.contiguous(memory_format=torch.channels_last)
     captured = dynamo(Net(function, w=weight, b=(24,)).requires_grad_(False), x)
     pipeline = captured.pipeline()
-    pipeline.canonicalize()
     want = run(pipeline.gm, captured.inputs)
     pipeline.narrow()
     prologue = pipeline.hoist()
@@ -64,7 +63,6 @@ def test_a_stem_is_pooled_in_bfloat16() -> None:
     net.var.abs_().add_(0.1)
     captured = dynamo(net, torch.randn(2, 3, 12, 12))
     pipeline = captured.pipeline()
-    pipeline.canonicalize()
     want = run(pipeline.gm, captured.inputs)
     pipeline.fuse()
     pipeline.narrow()
@@ -84,7 +82,6 @@ def test_a_computed_weight_and_other_dtypes_stay() -> None:
     net.v.data = net.v.double()
     captured = dynamo(net, torch.randn(3, 20), torch.randn(4, 20))
     pipeline = captured.pipeline()
-    pipeline.canonicalize()
     pipeline.narrow()
     assert "aten.to.dtype" not in targets(pipeline.gm)
     assert pipeline.hoist() is None
@@ -95,7 +92,6 @@ def test_it_stays_in_f32_where_bfloat16_is_emulated(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(narrow_floats, "multiplies_bf16", lambda device: False)
     captured = dynamo(Net(lambda m, x: F.linear(x, m.w), w=(4, 20)).requires_grad_(False), torch.randn(3, 20))
     pipeline = captured.pipeline()
-    pipeline.canonicalize()
     pipeline.narrow()
     assert pipeline.hoist() is None
 

@@ -27,7 +27,6 @@ def pooled_first(function: Callable[..., Any], *inputs: Tensor, **shapes: Any) -
             parameter.data.abs_().add_(0.1)
     captured = dynamo(net, *inputs)
     pipeline = captured.pipeline()
-    pipeline.canonicalize()
     wanted = run(clone(pipeline.gm), captured.inputs)
     pipeline.fuse()
     prologue = pipeline.hoist()
@@ -54,7 +53,8 @@ def test_a_stem_is_pooled_first(stem: str, channels_last: bool) -> None:
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     ops = pooled_first(STEMS[stem], x, w=WEIGHT, b=(24,), **NORM)
-    assert ops[:2] == ["aten.convolution.default", "aten.max_pool2d.default"]
+    turned = ["aten.mul.Tensor"] if "norm" in stem else []
+    assert ops[: len(turned) + 2] == [*turned, "aten.convolution.default", "aten.max_pool2d.default"]
     assert not {"batch_norm", "aten.batch_norm.default"} & set(ops)
     assert not [op for op in ops if "copysign" in op or "rsqrt" in op], "constants are made once"
 
@@ -105,3 +105,38 @@ def test_planes_are_pooled_where_only_packs_read_it(residual: bool, monkeypatch:
     ops = targets(pipelines[-1].gm)
     assert ops.count("aten.max_pool2d.default") == residual
     assert ops.count("abc_k.max_pool_bits.default") == (not residual)
+
+
+def compiled_front(**options: Any) -> tuple[nn.Module, Any, Tensor]:
+    torch._dynamo.reset()
+    x = torch.randn(IMAGE)
+    quantized = abcfx.calibrate(abcfx.quantize_model(Front(True).eval(), 2, 2), [x])
+    return quantized, torch.compile(quantized, backend="abc", **options), x
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_batch_may_be_dynamic(dynamic: bool | None) -> None:
+    quantized, fast, _ = compiled_front(dynamic=dynamic, options={"then": "eager"})
+    with torch.no_grad():
+        for batch in (2, 5, 3):
+            x = torch.randn(batch, *IMAGE[1:])
+            torch.testing.assert_close(fast(x), quantized(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_weight_of_a_stem_is_read_in_each_call() -> None:
+    """Edits of .data, too, which have no version: nothing of a float weight is kept by default."""
+    quantized, fast, x = compiled_front(options={"then": "eager"})
+    with torch.no_grad():
+        before = fast(x)
+        quantized.stem[0].weight.data.mul_(-3)
+        after = fast(x)
+        torch.testing.assert_close(after, quantized(x), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(before, after)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_a_padding_that_is_not_symmetric_keeps_its_spelling() -> None:
+    """Its canonical form has other strides."""
+    stem = lambda m, x: F.max_pool2d(F.relu(F.conv2d(x, m.w, padding="same")), 2)  # noqa: E731
+    ops = pooled_first(stem, torch.randn(IMAGE), w=(24, 3, 2, 2))
+    assert "aten.convolution.default" not in ops

@@ -135,9 +135,9 @@ def test_the_schedule_reaches_the_optimizer(data: Dataset):
     recipe = Recipe(1, 0.1, batch=16, weight_rate=3.0, level_rate=0.25)
     trainer = Trainer(quantized_net(), data, recipe)
     trainer.train_step()
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.3, 0.1, 0.025])
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.3, 0.1, 0.1, 0.025])
     trainer.train_step()
-    assert trainer.optimizer.param_groups[0]["lr"] == recipe.rate(1, 4) < 0.1
+    assert trainer.optimizer.param_groups[1]["lr"] == recipe.rate(1, 4) < 0.1
 
 
 def test_steps_of_levels_stay_positive(data: Dataset):

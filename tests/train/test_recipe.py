@@ -39,7 +39,7 @@ def test_a_batch_larger_than_the_data_is_one_step():
 def test_only_weights_decay_and_quantized_weights_and_levels_have_rates_of_their_own():
     model = quantized_net()
     groups = parameter_groups(model, Recipe(1, 0.1, weight_decay=0.3, weight_rate=6.0, level_rate=0.5))
-    floats, weights, other, levels = groups
+    weights, floats, other, levels = groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(p)] for p in floats["params"]} == {"conv1.weight", "linear.weight"}
     assert {names[id(p)] for p in weights["params"]} == {"conv2.weight"}
@@ -47,14 +47,20 @@ def test_only_weights_decay_and_quantized_weights_and_levels_have_rates_of_their
     assert sum(len(group["params"]) for group in groups) == len(names)
     assert other["params"]
     assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.0, 0.0]
-    assert [group["factor"] for group in groups] == [1.0, 6.0, 1.0, 0.5]
+    assert [group["factor"] for group in groups] == [6.0, 1.0, 1.0, 0.5]
+
+
+def test_without_a_rate_of_their_own_weights_are_one_group_as_in_older_checkpoints():
+    groups = parameter_groups(quantized_net(), Recipe(1, 0.1))
+    assert len(groups) == 3
+    assert len(groups[0]["params"]) == 3
 
 
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(3, 2).requires_grad_(False)
     model.bias.requires_grad_(True)
     groups = parameter_groups(model, Recipe(1, 0.1))
-    assert [len(group["params"]) for group in groups] == [0, 0, 1, 0]
+    assert [len(group["params"]) for group in groups] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
