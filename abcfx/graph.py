@@ -144,6 +144,11 @@ class Builder:
             self.graph.erase_node(node)
 
 
+def made_by(node: Node) -> str | None:
+    """The rule whose Builder made a node."""
+    return node.meta.get("abcfx", {}).get("rule")
+
+
 def set_value(node: Node, key: str | None) -> None:
     """Give a call_function or call_method node its fake value by running it on the fake values of its arguments."""
     known = {n: value(n) for n in node.all_input_nodes}

@@ -210,6 +210,26 @@ def vector(b: Builder, node: Node) -> Node:
     return node if found.dtype == torch.float32 else b(aten.to.dtype, node, torch.float32)
 
 
+def of_channels(b: Builder, node: Node, channels: int) -> Node:
+    """A vector of one value, or of one for each channel, as f32[channels]."""
+    return node if shape_of(node) == (channels,) else b(aten.expand.default, node, [channels])
+
+
+def clip_and_affine(node: Node) -> tuple[ClipView | None, NormView | AffineView | None, list[Node]]:
+    """clip(g·x + h) that ends in `node`, either part of which may be missing; the nodes of them, then x."""
+    passed = [node]
+    clip = glue(node)
+    if isinstance(clip, ClipView):
+        passed.append(clip.input)
+    affine = glue(passed[-1])
+    if isinstance(affine, (NormView, AffineView)):
+        passed.append(affine.input)
+    return (
+        clip if isinstance(clip, ClipView) else None,
+        affine if isinstance(affine, (NormView, AffineView)) else None, passed,
+    )  # fmt: skip
+
+
 def acts_on_channels(found: NormView | AffineView | SlopeView, channels: int, channel_dim: int) -> bool:
     """Whether each parameter has one value for each channel of a layer's output (or one in all).
 

@@ -19,7 +19,7 @@ from abcfx.passes.emit_bits import PACKS
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from abcfx.graph import CONSTANT, add_placeholder, attribute, value
+from abcfx.graph import CONSTANT, add_placeholder, attribute, made_by, value
 
 KERNELS = (*PLAIN, *EMIT, *PACKS)
 RULES = ("PoolFirst", "NarrowLayer")  # that make constants of parameters, for float ops
@@ -45,16 +45,16 @@ class Prologue:
 def _is_ours(node: Node, reader: Node) -> bool:
     """Made by one of RULES: what else is computed in each call may be meant to, as noise is. Not mere views, which cost
     nothing where they stand, nor s·w of a float convolution, so that its weight is read in each call like any other."""
-    if node.meta.get("abcfx", {}).get("rule") not in RULES or is_constant(reader) != _is_turned(reader):
+    if made_by(node) not in RULES or _is_turned(node) or (is_constant(reader) and not _is_turned(reader)):
         return False
     view = constant_view(node)
-    return not _is_turned(node) and (view is None or any(step.cast for step in view.steps))
+    return view is None or any(step.cast for step in view.steps)
 
 
 def _is_turned(node: Node) -> bool:
     """s·w of PoolFirst."""
-    ours = node.meta.get("abcfx", {}).get("rule") == "PoolFirst"
-    return ours and any(user.target is torch.ops.aten.convolution.default for user in node.users)
+    convolution = torch.ops.aten.convolution.default
+    return made_by(node) == "PoolFirst" and any(user.target is convolution for user in node.users)
 
 
 def _is_idle(node: Node) -> bool:
@@ -67,8 +67,9 @@ def hoist_constants(gm: GraphModule) -> Prologue | None:
     wanted: dict[Node, None] = {}
     for node in gm.graph.nodes:
         if node.op == "call_function":
-            made = [n for n in node.all_input_nodes if n.op == "call_function" and is_constant(n)]
-            wanted.update(dict.fromkeys(n for n in made if node.target in KERNELS or _is_ours(n, node)))
+            # who made it comes first: whether a node is constant takes a walk through all before it
+            read = [n for n in node.all_input_nodes if node.target in KERNELS or _is_ours(n, node)]
+            wanted.update(dict.fromkeys(n for n in read if n.op == "call_function" and is_constant(n)))
     if not wanted:
         return None
     graph, copies, sources = Graph(), dict[Node, Node](), list[str | Tensor]()

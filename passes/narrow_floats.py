@@ -20,7 +20,7 @@ from abcfx.passes.rewrite_abc import keep_strides
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from abcfx.graph import Builder, ConvView, LinearView, dtype_of, value, view
+from abcfx.graph import Builder, ConvView, LinearView, dtype_of, made_by, value, view
 
 aten = torch.ops.aten
 
@@ -62,7 +62,7 @@ class NarrowLayer(Rule):
         assert isinstance(layer, (LinearView, ConvView))
         if any(dtype_of(operand) != torch.float32 for operand in layer[:2]):
             decline("is not computed in f32")
-        if constant_view(layer.weight) is None and layer.weight.meta.get("abcfx", {}).get("rule") != "PoolFirst":
+        if constant_view(layer.weight) is None and made_by(layer.weight) != "PoolFirst":
             decline("its weight is computed in each call")
         return node.target, layer
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue
+from abcfx.passes._glue import NO_LIMIT, AffineView, NormView, acts_on_channels, clip_and_affine, of_channels
 from abcfx.passes._rule import Rule, decline
 from abcfx.passes.emit_bits import PACKS, PackView, pack_view
 from torch.fx import Node
@@ -51,17 +49,11 @@ class AffineInPack(Rule):
 
     def match(self, node: Node) -> tuple:
         pack = pack_view(node) or decline("packs with an affine of its own")
-        low, high, inner = -NO_LIMIT, NO_LIMIT, pack.input
-        found = glue(inner)
-        passed = [inner]
-        if isinstance(found, ClipView):
-            low, high = found.low, found.high
-            inner = found.input
-            found = glue(inner)
-            passed.append(inner)
-        if not isinstance(found, (NormView, AffineView)):
+        clip, found, passed = clip_and_affine(pack.input)
+        if found is None:
             decline("no per-channel affine in front")
-        if any(len(n.users) != 1 for n in passed):
+        low, high = (clip.low, clip.high) if clip is not None else (-NO_LIMIT, NO_LIMIT)
+        if any(len(n.users) != 1 for n in passed[:-1]):
             decline("what the pack reads has other readers")
         if low >= high:
             decline("the limits of its clip are one value")
@@ -75,10 +67,6 @@ class AffineInPack(Rule):
     def rewrite(
         self, b: Builder, pack: PackView, found: NormView | AffineView, channels: int, low: float, high: float
     ) -> Node:
-        gain, offset = (_vector(b, node, channels) for node in found.build(b))
+        gain, offset = (of_channels(b, node, channels) for node in found.build(b))
         target = abc_k.pack_image.default if pack.layout else abc_k.pack_rows.default
         return b(target, found.input, *pack[1:5], *pack.layout, gain, offset, low, high)
-
-
-def _vector(b: Builder, node: Any, channels: int) -> Any:
-    return node if shape_of(node) == (channels,) else b(aten.expand.default, node, [channels])

@@ -7,12 +7,18 @@ in bfloat16.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from abcfx.passes._commuting import MAX_POOLS, PoolView, commuting
 from abcfx.passes._constants import constant_view
-from abcfx.passes._glue import NO_LIMIT, AffineView, ClipView, NormView, acts_on_channels, glue, vector
+from abcfx.passes._glue import (
+    NO_LIMIT,
+    AffineView,
+    ClipView,
+    NormView,
+    acts_on_channels,
+    clip_and_affine,
+    of_channels,
+)
 from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from abcfx.passes.canonicalize import CANONICALIZE
 from abcfx.passes.emit_bits import PACKS
@@ -68,7 +74,8 @@ class PoolFirst(Rule):
         pool = commuting(node)
         if not isinstance(pool, PoolView):
             decline("pools with dilation, ceil_mode or indices")
-        clip, affine, layer, passed = _before(pool)
+        clip, affine, passed = clip_and_affine(pool.input)
+        layer = view(passed[-1]) if isinstance(passed[-1], Node) else None
         if not isinstance(layer, ConvView) or layer.transposed:
             decline("no float convolution in front")
         if clip is None and affine is None:
@@ -93,7 +100,7 @@ class PoolFirst(Rule):
         if affine is None:
             made = self._pooled(b, layer, pool)
         else:
-            gain, offset = (_channels(b, found, channels) for found in affine.build(b))
+            gain, offset = (of_channels(b, found, channels) for found in affine.build(b))
             sign = b(aten.copysign.Tensor, b(aten.ones_like.default, gain), gain)
             if layer.bias is not None:
                 offset = b(aten.addcmul.default, offset, gain, layer.bias)
@@ -110,31 +117,10 @@ class PoolFirst(Rule):
         return b(aten.max_pool2d.default, b(aten.convolution.default, *layer), *pool[1:])
 
 
-def _before(pool: PoolView) -> tuple[ClipView | None, NormView | AffineView | None, Any, list[Node]]:
-    """What makes the input of a pooling: a clip, an affine, a layer, and the nodes of these from last to first."""
-    passed = [pool.input]
-    clip = glue(pool.input)
-    if isinstance(clip, ClipView):
-        passed.append(clip.input)
-    affine = glue(passed[-1])
-    if isinstance(affine, (NormView, AffineView)):
-        passed.append(affine.input)
-    layer = view(passed[-1]) if isinstance(passed[-1], Node) else None
-    return (
-        clip if isinstance(clip, ClipView) else None,
-        affine if isinstance(affine, (NormView, AffineView)) else None, layer, passed,
-    )  # fmt: skip
-
-
-def _channels(b: Builder, found: Node, channels: int) -> Any:
-    found = vector(b, found)
-    return found if shape_of(found) == (channels,) else b(aten.expand.default, found, [channels])
-
-
 def pool_first(gm: GraphModule) -> Report:
     """Apply it to every pooling, having given the convolutions in front the spelling that it knows."""
     pools = [commuting(node) for part in with_bodies(gm) for node in part.graph.nodes if node.target in MAX_POOLS]
-    wanted = {_before(pool)[-1][-1] for pool in pools if isinstance(pool, PoolView)}
+    wanted = {clip_and_affine(pool.input)[-1][-1] for pool in pools if isinstance(pool, PoolView)}
     report = apply_rules(gm, CANONICALIZE, only=lambda node: node in wanted and respellable(node))
     report.add(apply_rules(gm, (PoolFirst(),)))
     return report
