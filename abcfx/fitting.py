@@ -30,6 +30,7 @@ from abcfx.layers.windows import has_windows
 from abcfx.moments import LayerMoments, rows_of_weight
 from abcfx.ops.warm_start import limit_of
 from abcfx.ops.weight_fit import fit_bases
+from abcfx.plan import SEARCHED
 from abcfx.quant.moments import METHODS, fit_to_moments
 from abcfx.quant.weights import dequantize_bases
 
@@ -130,7 +131,9 @@ class Fitter:
             return
         plan, w = self.layer.plan, self.weight
         covariance = self.moments.centered()[0]
-        fitted = fit_to_moments(w, covariance, plan.weight_bases, self.method, plan.per_channel, self.plain)
+        fitted = fit_to_moments(
+            w, covariance, plan.weight_bases, self.method, plan.per_channel, self.plain, plan.basis == "coded"
+        )
         rows = w.flatten(0, 1).unsqueeze(1) if plan.per_channel else w.reshape(1, 1, -1)
         limit = limit_of(rows, self.plain[0].view(-1, *rows.shape), self.plain[1][:, : len(rows)])
         plain, new = (dequantize_bases(*fit).view_as(w) for fit in (self.plain, fitted))
@@ -188,9 +191,9 @@ def reasons_against(model: nn.Module, layers: Sequence[ABCLayer]) -> dict[ABCLay
     for layer in layers:
         if not has_windows(layer):
             reasons[layer] = f"{type(layer).__name__} has no moments: linear layers and plain convolutions have"
-        elif layer.plan.basis != "alternating":
+        elif layer.plan.basis not in SEARCHED:
             reasons[layer] = (
-                f'basis="{layer.plan.basis}" is a fixed function of the weight; "alternating" can be fitted'
+                f'basis="{layer.plan.basis}" is a fixed function of the weight; {" and ".join(SEARCHED)} can be fitted'
             )
         elif users[id(layer.weight)] > 1:
             reasons[layer] = "other modules use its weight too"

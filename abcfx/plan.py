@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 MAX_BASES = 8
-BASES = ("alternating", "greedy", "abc")
+BASES = ("alternating", "coded", "greedy", "abc")
+SEARCHED = ("alternating", "coded")  # kinds whose fit is a search: it can start from an earlier one, or from data
 LEVELS = ("coded", "thermometer")
 PRODUCTS = ("output", "grad_input", "grad_weight")
 RULES = ("identity", "abc", "triangle")

@@ -67,8 +67,10 @@ class ABCLayer(nn.Module):
             return
         follow(weight)
         if start is not None:
-            transposed = isinstance(self, nn.modules.conv._ConvTransposeNd)
-            key = key_of(weight, self.plan.weight_bases, self.plan.per_channel, transposed, getattr(self, "groups", 1))
+            transposed, plan = isinstance(self, nn.modules.conv._ConvTransposeNd), self.plan
+            key = key_of(
+                weight, plan.weight_bases, plan.basis, plan.per_channel, transposed, getattr(self, "groups", 1)
+            )
             restore_start(weight, key, start)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,7 +105,7 @@ class ABCLayer(nn.Module):
         limit   f64[o], or f64[1] for all: relative error above which training fits a row anew
 
         The start is part of the layer's state (abcfx/ops/warm_start.py), so copies and checkpoints keep the fit.
-        Only for basis="alternating", whose fit has a start.
+        Only for basis="alternating" or "coded", whose fit has a start.
         """
         transposed, groups = isinstance(self, nn.modules.conv._ConvTransposeNd), getattr(self, "groups", 1)
         shape = flatten_weight(self.weight, transposed, groups).shape

@@ -1,8 +1,8 @@
 """abc_k::refit_weights, search_scales, dequantize_weights and fit_lines: fits (csrc/include/abcfx/refit.h).
 
-    refit_weights       (w f32[O, taps, c] of any strides, α f32[M, O], alternations)
+    refit_weights       (w f32[O, taps, c] of any strides, α f32[M, O], alternations, coded: α_p = 2^p α_0)
                         → bases int8 ±1 [M, O, taps, c], α f32[M, O], error f64[O], power f64[O]
-    search_scales       (rows f32[O, k], ascending; sums of the smallest f64[O, k + 1]; rms f64[O]; M)
+    search_scales       (rows f32[O, k], ascending; sums of the smallest f64[O, k + 1]; rms f64[O]; M; coded)
                         → f64[O, M], where a fit from scratch ends (abcfx/quant/alternating.py)
     fit_lines           (samples f32[n], ascending; sums of the smallest f64[n + 1]; (Δ, o) f64[s, 2]; highest code;
                         whether o stays 0; alternations)
@@ -23,8 +23,11 @@ from abcfx.quant.cells import SortedRows
 from abcfx.quant.refit import refit
 from abcfx.quant.weights import dequantize_bases
 
-ABC_K.define("refit_weights(Tensor weight, Tensor alpha, int alternations) -> (Tensor, Tensor, Tensor, Tensor)")
-ABC_K.define("search_scales(Tensor sorted, Tensor prefix, Tensor rms, int bases) -> Tensor")
+ABC_K.define(
+    "refit_weights(Tensor weight, Tensor alpha, int alternations, bool coded=False)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
+ABC_K.define("search_scales(Tensor sorted, Tensor prefix, Tensor rms, int bases, bool coded=False) -> Tensor")
 ABC_K.define(
     "fit_lines(Tensor sorted, Tensor prefix, Tensor lines, int top, bool anchored, int alternations)"
     " -> (Tensor, Tensor)"
@@ -32,13 +35,15 @@ ABC_K.define(
 ABC_K.define("dequantize_weights(Tensor bases, Tensor alpha) -> (Tensor, Tensor)")
 
 
-def refit_weights(weight: Tensor, alpha: Tensor, alternations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    bases, *rest = refit(weight.flatten(1), alpha, alternations)
+def refit_weights(
+    weight: Tensor, alpha: Tensor, alternations: int, coded: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    bases, *rest = refit(weight.flatten(1), alpha, alternations, coded)
     return bases.view(-1, *weight.shape), *rest
 
 
-def search_scales(sorted: Tensor, prefix: Tensor, rms: Tensor, bases: int) -> Tensor:
-    return alternating.search_scales(SortedRows(sorted, prefix), rms, bases)
+def search_scales(sorted: Tensor, prefix: Tensor, rms: Tensor, bases: int, coded: bool = False) -> Tensor:
+    return alternating.search_scales(SortedRows(sorted, prefix), rms, bases, coded)
 
 
 def fit_lines(
@@ -60,14 +65,16 @@ library.register_reference(ABC_K, "dequantize_weights", dequantize_weights)
 
 
 @torch.library.register_fake("abc_k::refit_weights", lib=ABC_K)
-def _(weight: Tensor, alpha: Tensor, alternations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    weight: Tensor, alpha: Tensor, alternations: int, coded: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     bases = weight.new_empty((alpha.shape[0], *weight.shape), dtype=torch.int8)
     error, power = (weight.new_empty(weight.shape[:1], dtype=torch.float64) for _ in range(2))
     return bases, torch.empty_like(alpha), error, power
 
 
 @torch.library.register_fake("abc_k::search_scales", lib=ABC_K)
-def _(sorted: Tensor, prefix: Tensor, rms: Tensor, bases: int) -> Tensor:
+def _(sorted: Tensor, prefix: Tensor, rms: Tensor, bases: int, coded: bool = False) -> Tensor:
     return rms.new_empty((rms.shape[0], bases))
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from abcfx.ops.weight_fit import fit_bases
+from abcfx.plan import SEARCHED
 from abcfx.quant.cells import require_finite
 from abcfx.quant.weights import dequantize_bases
 
@@ -90,10 +91,13 @@ def lives(owner: Tensor) -> bool:
     return any(chain.version == owner._version for chain in _chains.get(owner, {}).values())
 
 
-def key_of(weight: Tensor, weight_bases: int, per_channel: bool, transposed: bool, groups: int) -> tuple:
+def key_of(
+    weight: Tensor, weight_bases: int, basis: str, per_channel: bool, transposed: bool, groups: int
+) -> tuple:
     """What tells the chains of one owner apart: how it is fitted, and which view of it."""
     layout = weight.storage_offset(), tuple(weight.shape), tuple(weight.stride())
-    return (weight_bases, per_channel, transposed, groups, *layout)
+    kind = () if basis == SEARCHED[0] else (basis,)  # checkpoints know the first without its name
+    return (weight_bases, per_channel, transposed, groups, *layout, *kind)
 
 
 def start_of(owner: Tensor, key: tuple) -> Start | None:
@@ -132,19 +136,20 @@ def usual_limit(bases: int) -> Tensor:
     return limit_of(rows, fitted.view(bases, *rows.shape), scales).mean(0, keepdim=True)
 
 
-def refit_rows(rows: Tensor, start: Start) -> tuple[Tensor, Start]:
+def refit_rows(rows: Tensor, start: Start, basis: str = SEARCHED[0]) -> tuple[Tensor, Start]:
     """Alternations from `start`, a cold fit of the rows that it does not suit: (bases, where the next fit starts)."""
-    bases, alpha, error, power = torch.ops.abc_k.refit_weights(rows, start.alpha, ALTERNATIONS)
+    coded = basis == "coded"
+    bases, alpha, error, power = torch.ops.abc_k.refit_weights(rows, start.alpha, ALTERNATIONS, coded)
     jumped = ~(error <= start.limit * power)
     if not bool(jumped.any()):
         return bases, Start(alpha, start.limit)
     chosen, limit = rows[jumped], start.limit[jumped]
-    anew, scales, error, power = torch.ops.abc_k.refit_weights(chosen, alpha[:, jumped].contiguous(), MORE)
+    anew, scales, error, power = torch.ops.abc_k.refit_weights(chosen, alpha[:, jumped].contiguous(), MORE, coded)
     cold = ~(error <= limit * power)
     if bool(cold.any()):
         require_finite(rows, "weights")
         coldest = chosen[cold]
-        fitted, scales[:, cold] = fit_bases(coldest.flatten(1), len(alpha))
+        fitted, scales[:, cold] = fit_bases(coldest.flatten(1), len(alpha), basis)
         anew[:, cold] = fitted.view(-1, *coldest.shape)
         limit[cold] = limit_of(coldest, anew[:, cold], scales[:, cold])
     bases[:, jumped], alpha[:, jumped] = anew, scales

@@ -7,8 +7,8 @@ kept with the live tensor and its version. Three things a version counter does n
 * inference tensors have none: their values are compared with a copy;
 * `p.data.mul_(2)` hides behind a detached tensor: call `invalidate(module_or_tensor)` after such an edit.
 
-A look-up that gradients flow through keeps its fitted bases too, and fits "alternating" ones from the scales of the
-last step (warm_start.py); it shares nothing with other look-ups unless its fit was from scratch, as theirs always are.
+A look-up that gradients flow through keeps its fitted bases too, and fits those of a searched kind ("alternating",
+"coded") from the scales of the last step (warm_start.py); it shares nothing with other look-ups unless its fit was from scratch, as theirs always are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from abcfx.ops import warm_start
 from abcfx.ops.kernel_weights import METHODS, lanes_of, weight_signs
 from abcfx.ops.weight_fit import fit_bases
+from abcfx.plan import SEARCHED
 from abcfx.quant.weights import dequantize_bases, flatten_weight, unflatten_weight
 
 
@@ -241,10 +242,10 @@ def _fit_cold(weight: Tensor, recipe: WeightRecipe, training: bool = False) -> F
 
 def _fit_for_step(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
     """From the scales of the last step where there are any, else from scratch."""
-    if recipe.basis != "alternating" or not warm_start.follows(_owner(weight)):
+    if recipe.basis not in SEARCHED or not warm_start.follows(_owner(weight)):
         return _fit_cold(weight, recipe)
     owner = _owner(weight)
-    key = warm_start.key_of(weight, recipe.weight_bases, recipe.per_channel, recipe.transposed, recipe.groups)
+    key = warm_start.key_of(weight, recipe.weight_bases, recipe.basis, recipe.per_channel, recipe.transposed, recipe.groups)
     flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
     rows = flat if recipe.per_channel else flat.reshape(1, 1, -1)
     start = warm_start.start_of(owner, key)
@@ -253,7 +254,7 @@ def _fit_for_step(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
         scales = fit.scales[:, : rows.shape[0]].contiguous()
         after = warm_start.Start(scales, warm_start.limit_of(rows, fit.bases.view(-1, *rows.shape), scales))
     else:
-        bases, after = warm_start.refit_rows(rows, start)
+        bases, after = warm_start.refit_rows(rows, start, recipe.basis)
         scales = after.alpha if recipe.per_channel else after.alpha.repeat(1, flat.shape[0])
         fit = Fit(bases.view(-1, *flat.shape), scales, cold=False)
     warm_start.fitted_from(owner, key, start, after)

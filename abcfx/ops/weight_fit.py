@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -18,16 +20,16 @@ def fit_bases(
     return fit(w, weight_bases, basis, per_channel, _COMPILED if w.device.type == "cpu" else FITS)
 
 
-def _fit_alternating(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
+def _fit_searched(w: Tensor, weight_bases: int, coded: bool) -> tuple[Tensor, Tensor]:
     """f32[o, k] → (int8[p, o, k], f32[p, o]): the search, then the nearest codes and their least-squares scales."""
     if weight_bases == 1:  # the signs, whatever the scale
         scales = w.double().abs().mean(-1, keepdim=True)
     else:
         rows = SortedRows.of(w)
-        scales = torch.ops.abc_k.search_scales(rows.values, rows.prefix, root_mean_square(w), weight_bases)
-    start = descending(scales).float().T.contiguous()
-    bases, fitted, _, _ = torch.ops.abc_k.refit_weights(w.unsqueeze(1), start, 1)
+        scales = torch.ops.abc_k.search_scales(rows.values, rows.prefix, root_mean_square(w), weight_bases, coded)
+    start = (scales if coded else descending(scales)).float().T.contiguous()
+    bases, fitted, _, _ = torch.ops.abc_k.refit_weights(w.unsqueeze(1), start, 1, coded)
     return bases.squeeze(2), fitted
 
 
-_COMPILED = {**FITS, "alternating": _fit_alternating}
+_COMPILED = {**FITS, "alternating": partial(_fit_searched, coded=False), "coded": partial(_fit_searched, coded=True)}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from abcfx.quant.alternating import nearest_bases
+from abcfx.quant.alternating import nearest_bases, solve_step
 from abcfx.quant.cells import require_finite
 from abcfx.quant.compensation import BLOCK, compensated, nearest_levels
 from abcfx.quant.weights import dequantize_bases, fit_bases
@@ -49,6 +49,7 @@ def fit_to_moments(
     method: str = "compensate",
     per_channel: bool = True,
     plain: tuple[Tensor, Tensor] | None = None,
+    coded: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Bases and scales with small Tr((w - ŵ) S (w - ŵ)ᵀ), at most that of the plain fit in every output channel.
 
@@ -56,7 +57,8 @@ def fit_to_moments(
     moments      f32[g, k, k]       S, symmetric and positive semidefinite
     method       "error" (the plain fit, S plays no part), "moments" or "compensate"
     per_channel  else one set of scales for all rows; then the bound holds for their sum
-    plain        the plain fit of w, "alternating", if it is there already
+    plain        the plain fit of w, "alternating" (or "coded"), if it is there already
+    coded        only scales α_p = 2^p α_0
     →            int8[M, g·q, k]    bases, entries ±1
                  f32[M, g·q]        scales
 
@@ -72,15 +74,17 @@ def fit_to_moments(
         )
     require_finite(moments, "input moments")
     w, moments = w.detach().float(), moments.float()
-    best = plain or fit_bases(w.flatten(0, 1), weight_bases, "alternating", per_channel)
+    best = plain or fit_bases(w.flatten(0, 1), weight_bases, "coded" if coded else "alternating", per_channel)
     if method == "error" or not w.numel():
         return best
     metric, scales = damped(moments), best[1].double().T.contiguous()
     start = compensated(w, metric, scales) if method == "compensate" else dequantize_bases(*best).view_as(w)
-    return _better(w, moments, best, _descend(w, metric, start, scales, per_channel), per_channel)
+    return _better(w, moments, best, _descend(w, metric, start, scales, per_channel, coded), per_channel)
 
 
-def solve_scales(w: Tensor, moments: Tensor, bases: Tensor, per_channel: bool = True) -> Tensor:
+def solve_scales(
+    w: Tensor, moments: Tensor, bases: Tensor, per_channel: bool = True, coded: bool = False
+) -> Tensor:
     """The α of least norm with least rᵀ S r for fixed bases, (Bᵀ S B) α = Bᵀ S w: ±1 [M, g·q, k] → f64[g·q, M]."""
     planes = bases.view(len(bases), *w.shape).float()
     seen = planes @ moments  # B S, [M, g, q, k]
@@ -88,21 +92,27 @@ def solve_scales(w: Tensor, moments: Tensor, bases: Tensor, per_channel: bool = 
     moment = torch.einsum("mgqk,gqk->gqm", seen, w).double()
     if not per_channel:
         gram, moment = gram.sum((0, 1), keepdim=True), moment.sum((0, 1), keepdim=True)
-    scales = torch.linalg.pinv(gram, rtol=RANK_TOLERANCE, hermitian=True) @ moment.unsqueeze(-1)
-    return scales.squeeze(-1).expand(*w.shape[:2], -1).flatten(0, 1).contiguous()
+    moment = moment.unsqueeze(-1)
+    if coded:
+        scales = solve_step(gram, moment)
+    else:
+        scales = (torch.linalg.pinv(gram, rtol=RANK_TOLERANCE, hermitian=True) @ moment).squeeze(-1)
+    return scales.expand(*w.shape[:2], -1).flatten(0, 1).contiguous()
 
 
-def _descend(w: Tensor, moments: Tensor, fitted: Tensor, scales: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
+def _descend(
+    w: Tensor, moments: Tensor, fitted: Tensor, scales: Tensor, per_channel: bool, coded: bool
+) -> tuple[Tensor, Tensor]:
     """Scales and codes in turn from ŵ with its scales f64[g·q, M]; no step raises Σ rᵀ S r."""
     for _ in range(ROUNDS):
         bases = nearest_bases(fitted.flatten(0, 1), scales)
-        scales = solve_scales(w, moments, bases, per_channel)
+        scales = solve_scales(w, moments, bases, per_channel, coded)
         before = dequantize_bases(bases, scales.float().T).view_as(w)
         fitted = _sweep(w, moments, before, scales)
         if torch.equal(fitted, before):
             break
     bases = nearest_bases(fitted.flatten(0, 1), scales)
-    return bases, solve_scales(w, moments, bases, per_channel).float().T.contiguous()
+    return bases, solve_scales(w, moments, bases, per_channel, coded).float().T.contiguous()
 
 
 def _sweep(w: Tensor, moments: Tensor, fitted: Tensor, scales: Tensor) -> Tensor:

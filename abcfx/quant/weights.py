@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from abcfx.quant.alternating import fit_alternating, solve_scales
+from abcfx.quant.alternating import fit_alternating, fit_coded, solve_scales
 from abcfx.quant.cells import require_finite
 
 Fit = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -30,11 +30,12 @@ def fit_bases(
             f32[p, o]        scales, equal along o if not `per_channel`
 
     "alternating"  least-squares scales and nearest of the 2^p codes in turn (alternating.py)
+    "coded"        the same with α_p = 2^p α_0: the bases are the bits of one integer, as those of coded levels
     "greedy"       B_p = sign(residual), all scales solved again after each (Guo 2017, algorithm 2)
     "abc"          B_p = sign(w - mean + u_p·std), u evenly spaced on [-1, 1] (0 if alone), scales by least squares:
                    the paper's masks, fixed by two moments (Lin, Zhao, Pan 2017, eq. 2 to 4)
 
-    `fits` are other implementations of the three: f32[o, k], count → bases, scales.
+    `fits` are other implementations of them: f32[o, k], count → bases, scales.
     Each row is divided by its largest magnitude first, so that no square overflows. Zero rows get scales 0.
     One more basis never gives a larger error with "alternating" and "greedy".
     Raises ValueError for values that are not finite, an unknown basis or a count outside 1 to 8.
@@ -149,4 +150,9 @@ def _fit_abc(w: Tensor, weight_bases: int) -> tuple[Tensor, Tensor]:
     return bases, fit_scales(w, bases)
 
 
-FITS: dict[str, Fit] = {"alternating": fit_alternating, "greedy": _fit_greedy, "abc": _fit_abc}
+FITS: dict[str, Fit] = {
+    "alternating": fit_alternating,
+    "coded": fit_coded,
+    "greedy": _fit_greedy,
+    "abc": _fit_abc,
+}

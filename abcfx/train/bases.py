@@ -10,10 +10,11 @@ from torch import nn
 from abcfx.layers.functional import owns_weight
 from abcfx.ops.weight_cache import adopt, fitted
 from abcfx.packed import recipe_of
+from abcfx.plan import SEARCHED
 
 
 def trained_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose "alternating" weights are set to Ŵ of the next training step, with its bases adopted.
+    """A copy in eval mode whose weights of a searched kind ("alternating", "coded") are set to Ŵ of the next training step, with its bases adopted.
 
     Training steps fit from where the last fit ended (abcfx/ops/warm_start.py) and the network adapts to that optimum.
     A fit from scratch finds another one, as good in ‖W - Ŵ‖², that no layer behind has ever seen: on a (2, 2)
@@ -23,7 +24,7 @@ def trained_copy(model: nn.Module) -> nn.Module:
     """
     new = copy.deepcopy(model).eval()
     for layer, twin in zip(model.modules(), new.modules(), strict=True):
-        if owns_weight(layer) and layer.plan.basis == "alternating":
+        if owns_weight(layer) and layer.plan.basis in SEARCHED:
             with torch.enable_grad():  # the fit of a training step
                 bases, scales, _ = fitted(layer.weight, recipe_of(layer))
             adopt(twin.weight, recipe_of(layer), bases, scales)

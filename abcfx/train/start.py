@@ -20,7 +20,7 @@ from abcfx.layers.functional import owns_weight
 from abcfx.ops.warm_start import usual_limit
 from abcfx.ops.weight_cache import fitted
 from abcfx.packed import load_packed, recipe_of
-from abcfx.plan import RULES, LayerPlan
+from abcfx.plan import RULES, SEARCHED, LayerPlan
 from abcfx.train.checkpoint import load_checkpoint
 
 # of a layer, these mean something for its own M, N and kind of levels only
@@ -57,7 +57,7 @@ def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Mod
 def _take_bases(model: nn.Module, packed: nn.Module) -> None:
     """Let training start from the bases of a packed model: a fit of its weights finds others, as near to them."""
     for layer, source in zip(model.modules(), packed.modules(), strict=True):
-        if owns_weight(layer) and layer.plan.basis == "alternating":
+        if owns_weight(layer) and layer.plan.basis in SEARCHED:
             with torch.no_grad():
                 bases, scales, _ = fitted(source.weight, recipe_of(source))
             layer.set_weight(bases, scales, usual_limit(layer.plan.weight_bases))

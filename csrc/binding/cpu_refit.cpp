@@ -24,7 +24,7 @@ void run_rows(const char* op, const Args& args, int64_t work, const Kernel& kern
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha,
-                                                         int64_t alternations) {
+                                                         int64_t alternations, bool coded) {
   const char* op = "refit_weights";
   STD_TORCH_CHECK(weight.is_cpu() && weight.scalar_type() == ScalarType::Float && weight.dim() == 3, "abc_k::", op,
                   ": weight must be a CPU tensor of Float [outputs, taps, channels], got ",
@@ -54,6 +54,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, c
   args.stride_tap = weight.stride(1);
   args.stride_channel = weight.stride(2);
   args.alternations = alternations;
+  args.coded = coded;
   const abcfx_refit_fn kernel = abcfx_refit_choose();
   run_rows(op, args, taps * channels * (bases + 1), [&](abcfx_refit_args& part) {
     part.scratch = thread_scratch<Scratch::KERNEL>(abcfx_refit_scratch_bytes(&part));
@@ -83,7 +84,7 @@ std::tuple<Tensor, Tensor> dequantize_weights(const Tensor& bases, const Tensor&
   return {out, tap_sums};
 }
 
-Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases) {
+Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases, bool coded) {
   const char* op = "search_scales";
   const Tensor values = expect(op, "sorted", sorted, ScalarType::Float, {-1, -1});
   const int64_t rows = values.size(0), depth = values.size(1);
@@ -98,6 +99,7 @@ Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& r
   args.rms = size.const_data_ptr<double>();
   args.scales = scales.mutable_data_ptr<double>();
   args.bases = bases;
+  args.coded = coded;
   args.rows = rows;
   args.depth = depth;
   run_rows(op, args, TASK_WORK, [](const auto& part) { return abcfx_search_rows(&part); });

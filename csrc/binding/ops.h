@@ -9,9 +9,9 @@ namespace abcfx {
 #include "ops.inc"
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> refit_weights(const Tensor& weight, const Tensor& alpha,
-                                                         int64_t alternations);
+                                                         int64_t alternations, bool coded);
 
-Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases);
+Tensor search_scales(const Tensor& sorted, const Tensor& prefix, const Tensor& rms, int64_t bases, bool coded);
 
 std::tuple<Tensor, Tensor> fit_lines(const Tensor& sorted, const Tensor& prefix, const Tensor& lines, int64_t top,
                                      bool anchored, int64_t alternations);

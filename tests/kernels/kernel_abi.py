@@ -76,7 +76,7 @@ PADDING = structure(
 REFIT = structure(
     "abcfx_refit_args",
     "src start dst alpha error power scratch bases rows taps channels stride_row stride_tap stride_channel "
-    "alternations row_begin row_end",
+    "alternations coded row_begin row_end",
     dict.fromkeys("src start dst alpha error power scratch".split(), P),
 )
 EPILOGUE = structure(

@@ -7,6 +7,14 @@
 
 constexpr int AMX_DIGIT = 7;  ///< codes of seven planes, -127 to 127, are signed bytes
 
+/// Where the planes of one digit of the weights of sixteen output channels are.
+struct WeightPlanes {
+  int planes;
+  const uint8_t* w[AMX_DIGIT];  ///< the vector of weights of each plane
+  bool odd[AMX_DIGIT];          ///< its odd bytes
+  int half;
+};
+
 /// Codes c = 2 k - L of every pixel of the strip's region: dst[region line][region column][8 * pairs] int8.
 ///
 /// A set bit of plane q takes 2^(q + 1) from L. Channels past the last are 0 and so drop out of every sum. Padded pixels
@@ -47,27 +55,43 @@ static void make_codes(const abcfx_lut_args& args, const Shape& shape, const Str
   list[digit.planes - 1](args, shape, strip, digit, group, first, pairs, dst);
 }
 
-/// ±1 of `count` steps for one tile of sixteen output channels. In a vector of weights (abcfx/lut.h) they are the even
-/// (odd 0) or odd bytes of 32, from byte 32 * half of each pair of groups on.
+/// The signs of one plane times 2^p, from a table of all nibbles, for one step of sixteen output channels. ADD: to those of
+/// the planes before. In a vector of weights (abcfx/lut.h) they are the even (ODD 0) or odd bytes of 32.
 ///
-/// dst  [count] tiles, two tiles apart: row r is four channels of each of sixteen outputs, as TDPBSSD wants them
-template <int ODD>
-static inline void spread_weights(const Step* steps, int64_t count, const uint8_t* w, int half, int8_t* dst) {
-  alignas(64) int8_t signs[16][4];
-  for (int nibble = 0; nibble < 16; ++nibble) {
-    for (int i = 0; i < 4; ++i) signs[nibble][i] = nibble >> i & 1 ? -1 : 1;
+/// dst  a tile: row r is four channels of each of sixteen outputs, as TDPBSSD wants them
+template <int ODD, bool ADD>
+static inline void spread_plane(const uint8_t* column, int64_t pairs, const __m512i& table, int8_t* dst) {
+  const auto put = [&](int64_t row, const __m512i& index) {
+    __m512i values = _mm512_permutexvar_epi32(index, table);  // reads the low four bits of an index
+    if (ADD) values = _mm512_add_epi8(values, _mm512_load_si512(dst + row * STEP));
+    _mm512_store_si512(dst + row * STEP, values);
+  };
+  for (int64_t i = 0; i < pairs; ++i) {
+    const __m512i both = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(column + 64 * i)));
+    put(2 * i, ODD ? _mm512_srli_epi32(both, 8) : both);
+    put(2 * i + 1, _mm512_srli_epi32(both, ODD ? 12 : 4));
   }
-  const __m512i table = _mm512_load_si512(signs);
-  for (int64_t s = 0; s < count; ++s, dst += 2 * TILE_STORE) {
-    const uint8_t* column = w + steps[s].pair * 64 + 32 * half;
-    int64_t i = 0;
-    for (; i < steps[s].pairs; ++i) {
-      // permutexvar reads the low four bits of an index
-      const __m512i both = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(column + 64 * i)));
-      const __m512i low = ODD ? _mm512_srli_epi32(both, 8) : both, high = _mm512_srli_epi32(both, ODD ? 12 : 4);
-      _mm512_store_si512(dst + 2 * i * STEP, _mm512_permutexvar_epi32(low, table));
-      _mm512_store_si512(dst + 2 * i * STEP + STEP, _mm512_permutexvar_epi32(high, table));
+}
+
+/// Signed bytes sum_p ±2^p of `count` steps for one tile of output channels, over the planes of a digit.
+///
+/// dst  [count] tiles, two tiles apart
+static inline void spread_weights(const Step* steps, int64_t count, const WeightPlanes& weights, int8_t* dst) {
+  __m512i tables[AMX_DIGIT];
+  for (int p = 0; p < weights.planes; ++p) {
+    alignas(64) int8_t values[16][4];
+    for (int nibble = 0; nibble < 16; ++nibble) {
+      for (int i = 0; i < 4; ++i) values[nibble][i] = (int8_t)(nibble >> i & 1 ? -(1 << p) : 1 << p);
     }
-    for (i *= 2; i < COLUMNS; ++i) _mm512_store_si512(dst + i * STEP, _mm512_setzero_si512());
+    tables[p] = _mm512_load_si512(values);
+  }
+  for (int64_t s = 0; s < count; ++s, dst += 2 * TILE_STORE) {
+    const int64_t at = steps[s].pair * 64 + 32 * weights.half, pairs = steps[s].pairs;
+    for (int p = 0; p < weights.planes; ++p) {
+      const auto spread = weights.odd[p] ? (p ? spread_plane<1, true> : spread_plane<1, false>)
+                                         : (p ? spread_plane<0, true> : spread_plane<0, false>);
+      spread(weights.w[p] + at, pairs, tables[p], dst);
+    }
+    for (int64_t i = 2 * pairs; i < COLUMNS; ++i) _mm512_store_si512(dst + i * STEP, _mm512_setzero_si512());
   }
 }

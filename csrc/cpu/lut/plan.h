@@ -20,7 +20,7 @@ constexpr int64_t TILE_BYTES = 24 << 10;    ///< tables that one tile of rows re
 constexpr int TILE_ROWS = 6;
 constexpr int PAIR_BYTES = 32;              ///< the tables of eight channels: two of sixteen bytes
 
-/// Planes [first, first + planes) of the activations, one integer of `planes` bits.
+/// Planes [first, first + planes) of one operand, one integer of `planes` bits.
 struct Digit {
   int first, planes, top;  ///< top = L = 2^planes - 1
   int flush_pairs;         ///< pairs of groups whose sums fit in a byte: 255 / (2 * 4 L)
@@ -31,13 +31,14 @@ struct Digits {
   Digit list[ABCFX_MAX_BASES];
 };
 
-/// Runs of planes whose beta doubles, split into the fewest digits of about the same size, of at most `most` planes.
-static inline Digits digits_of(const abcfx_bgemm_args& args, int most) {
+/// Runs of planes whose scale doubles, split into the fewest digits of about the same size, of at most `most` planes.
+/// doubles(p): whether plane p has twice the scale of the one before.
+template <class Doubles>
+static inline Digits cut_digits(int bases, int most, const Doubles& doubles) {
   Digits digits = {};
-  const int bases = (int)args.activation_bases;
   for (int first = 0; first < bases;) {
     int end = first + 1;
-    while (end < bases && args.beta[end] == 2.0f * args.beta[end - 1]) ++end;
+    while (end < bases && doubles(end)) ++end;
     int parts = (end - first + most - 1) / most;
     for (; parts > 0; --parts) {
       const int planes = (end - first + parts - 1) / parts, top = (1 << planes) - 1;
@@ -46,6 +47,22 @@ static inline Digits digits_of(const abcfx_bgemm_args& args, int most) {
     }
   }
   return digits;
+}
+
+static inline Digits digits_of(const abcfx_bgemm_args& args, int most) {
+  return cut_digits((int)args.activation_bases, most,
+                    [&](int q) { return args.beta[q] == 2.0f * args.beta[q - 1]; });
+}
+
+/// The same of the weights: a scale has to double in every output channel.
+static inline Digits weight_digits_of(const abcfx_bgemm_args& args, int most) {
+  const int64_t channels = args.groups * args.cols;
+  return cut_digits((int)args.weight_bases, most, [&](int p) {
+    const float *low = args.alpha + (p - 1) * channels, *high = low + channels;
+    bool all = true;
+    for (int64_t o = 0; o < channels; ++o) all &= high[o] == 2.0f * low[o];
+    return all;
+  });
 }
 
 /// Sizes that hold for a whole call.

@@ -1,5 +1,6 @@
 // AMX: the integer product of lut.h without tables. Codes and weight bits become signed bytes in the caches, and a tile
-// instruction multiplies sixteen pixels by sixteen output channels over 64 channels: M products, whatever N is.
+// instruction multiplies sixteen pixels by sixteen output channels over 64 channels: M products, whatever N is, and one if
+// the scales of the weights double, too.
 #include "codes_amx.h"
 #include "multiply_amx.h"
 
@@ -27,6 +28,7 @@ struct Work {
   const abcfx_lut_args* args;
   Shape shape;
   Digit digit;
+  Digits weight_digits;
   int64_t group, channels, fold, vectors;
   int64_t first_pair, pairs;
   bool start;  ///< the first digit and chunk start from base; the later ones add to dst
@@ -83,17 +85,16 @@ void make_tiles(const Work& work, const Batch& batch, RowTiles& tiles) {
   }
 }
 
-/// Sixteen output channels of one plane: where they go, what a sum counts, and where their weights are.
+/// Sixteen output channels of one digit of the weights: where they go, what a sum counts, and where their weights are.
 struct Column {
   int64_t channel;
   __mmask16 real;
-  bool first;  ///< plane of the channels
+  bool first;  ///< digit of the channels
   __m512 scale;
-  const uint8_t* w;
-  int half, odd;
+  WeightPlanes weights;
 };
 
-/// to = from + scale * sum for the rows of a tile that are wanted; `start`: from base. SAME: two planes of the same
+/// to = from + scale * sum for the rows of a tile that are wanted; `start`: from base. SAME: two digits of the same
 /// channels, which are added up first.
 template <int COLS, bool SAME>
 void add_scaled(float* const* dst, const float* const* base, bool start, const int32_t* sums, const Column* columns) {
@@ -112,22 +113,27 @@ void add_scaled(float* const* dst, const float* const* base, bool start, const i
   }
 }
 
-/// Column `index` of a block: all planes of its first sixteen channels, then of the next.
+/// Column `index` of a block: all digits of its first sixteen channels, then of the next.
 Column column_of(const Work& work, int64_t block, int64_t index) {
   const abcfx_bgemm_args& product = work.args->product;
-  const int64_t place = index / product.weight_bases, p = index % product.weight_bases;
+  const int64_t place = index / work.weight_digits.count, d = index % work.weight_digits.count;
+  const Digit& digit = work.weight_digits.list[d];
   const int64_t in_group = block % ceil_of(product.cols, LANES) * LANES + place * COLUMNS;
   const int64_t left = product.cols - in_group, channel = work.group * product.cols + in_group;
-  const int64_t v = work.fold == 2 ? p / 2 : p, vector_bytes = work.shape.taps * work.shape.pairs * LANES;
+  const int64_t vector_bytes = work.shape.taps * work.shape.pairs * LANES;
   Column column;
   column.channel = channel;
   column.real = left >= COLUMNS ? 0xffff : (__mmask16)((1u << left) - 1);
-  column.first = p == 0;
+  column.first = d == 0;
   column.scale = _mm512_mul_ps(_mm512_set1_ps(product.beta[work.digit.first]),
-                               _mm512_maskz_loadu_ps(column.real, product.alpha + p * work.channels + channel));
-  column.w = work.args->w + (block * work.vectors + v) * vector_bytes;
-  column.half = place % 2;
-  column.odd = work.fold == 2 ? p % 2 : place / 2;
+                               _mm512_maskz_loadu_ps(column.real, product.alpha + digit.first * work.channels + channel));
+  column.weights.planes = digit.planes;
+  column.weights.half = place % 2;
+  for (int i = 0; i < digit.planes; ++i) {
+    const int64_t p = digit.first + i;
+    column.weights.w[i] = work.args->w + (block * work.vectors + p / work.fold) * vector_bytes;
+    column.weights.odd[i] = work.fold == 2 ? p % 2 : place / 2;
+  }
   return column;
 }
 
@@ -138,8 +144,7 @@ void run_columns(const Work& work, const RowTiles& tiles, const Step* steps, int
       {multiply<1, 1>, multiply<1, 2>}, {multiply<2, 1>, multiply<2, 2>}, {multiply<3, 1>, multiply<3, 2>}};
   alignas(64) int32_t sums[MOST_TILES * 2 * COLUMNS * COLUMNS];
   for (int c = 0; c < column_count; ++c) {
-    (columns[c].odd ? spread_weights<1> : spread_weights<0>)(steps, count, columns[c].w, columns[c].half,
-                                                             work.weights + c * TILE_STORE);
+    spread_weights(steps, count, columns[c].weights, work.weights + c * TILE_STORE);
   }
   const bool same = column_count == 2 && columns[0].channel == columns[1].channel;
   const auto add = same ? add_scaled<2, true> : column_count == 2 ? add_scaled<2, false> : add_scaled<1, false>;
@@ -160,7 +165,7 @@ void run_batch(Work& work, const Batch& batch, int64_t block_begin, int64_t bloc
   make_tiles(work, batch, tiles);
   for (int64_t b = block_begin; b < block_end; ++b) {
     const int64_t left = product.cols - b % ceil_of(product.cols, LANES) * LANES;
-    const int64_t columns = ceil_of(left < LANES ? left : LANES, COLUMNS) * product.weight_bases;
+    const int64_t columns = ceil_of(left < LANES ? left : LANES, COLUMNS) * work.weight_digits.count;
     for (int64_t c = 0; c < columns; c += 2) {
       const int count = c + 1 < columns ? 2 : 1;
       const Column pair[2] = {column_of(work, b, c), column_of(work, b, c + count - 1)};
@@ -206,6 +211,7 @@ extern "C" int abcfx_lut_amx(const abcfx_lut_args* args) {
   work.codes = (int8_t*)args->scratch;
   work.weights = work.codes + code_bytes(work.shape);
   work.steps = (Step*)(work.weights + CHUNK_STEPS * 2 * TILE_STORE);
+  work.weight_digits = weight_digits_of(product, AMX_DIGIT);
   configure();
   const Digits digits = digits_of(product, AMX_DIGIT);
   for (int d = 0; d < digits.count; ++d) {

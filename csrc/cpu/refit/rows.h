@@ -100,7 +100,7 @@ struct Row {
   }
 
   /// The scales for the codes of the last pass; returns what they explain of the power.
-  double fit(int64_t depth, double* alpha) const {
+  double fit(int64_t depth, bool coded, double* alpha) const {
     Normal eq = {};
     eq.n = M;
     for (int i = 0; i < CELLS; ++i) {
@@ -113,7 +113,7 @@ struct Row {
         for (int q = 0; q < M; ++q) eq.gram[p][q] += code[i] >> q & 1 ? sign * share : -sign * share;
       }
     }
-    solve(eq, alpha);
+    solve(eq, coded, alpha);
     double explained = 0;
     for (int p = 0; p < M; ++p) explained += alpha[p] * eq.moment[p];
     return explained * (double)depth;
@@ -144,7 +144,7 @@ void refit_rows(const abcfx_refit_args& args) {
     for (int64_t step = 0; step < args.alternations; ++step) {
       row.set_levels(alpha);
       row.pass(values, codes, depth);
-      explained = row.fit(depth, alpha);
+      explained = row.fit(depth, args.coded != 0, alpha);
     }
     args.power[o] = total(row.squares);
     const double error = args.power[o] - explained;

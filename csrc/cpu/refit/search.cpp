@@ -40,6 +40,8 @@ void set_levels(const double* alpha, int bases, Levels& levels) {
 }
 
 struct Row : SortedRow {
+  bool coded;
+
   /// bounds[i], bounds[i + 1]: the values nearest to level i.
   void cells(const Levels& levels, int64_t bounds[MOST + 1]) const {
     bounds[0] = 0;
@@ -62,7 +64,7 @@ struct Row : SortedRow {
         for (int q = 0; q < bases; ++q) eq.gram[p][q] += levels.code[i] >> q & 1 ? sign * share : -sign * share;
       }
     }
-    solve(eq, alpha);
+    solve(eq, coded, alpha);
     double explained = 0;
     for (int p = 0; p < bases; ++p) explained += alpha[p] * eq.moment[p];
     return explained * (double)depth;
@@ -125,6 +127,11 @@ struct Row : SortedRow {
   }
 
   void search(double rms, int bases, double* alpha) const {
+    if (coded) {
+      uniform_start(rms, bases, alpha);
+      alternate(bases, alpha);
+      return;
+    }
     const int64_t zero = bound(0.0f, 0);
     alpha[0] = (sum(zero, depth) - sum(0, zero)) / (double)depth;  // mean |w|
     for (int count = 2; count <= bases; ++count) {
@@ -144,7 +151,7 @@ int abcfx_search_rows(const struct abcfx_search_args* args) {
     return ABCFX_BAD_SHAPE;
   }
   for (int64_t o = args->row_begin; o < args->row_end; ++o) {
-    const Row row = {{args->sorted + o * args->depth, args->prefix + o * (args->depth + 1), args->depth}};
+    const Row row = {{args->sorted + o * args->depth, args->prefix + o * (args->depth + 1), args->depth}, args->coded != 0};
     row.search(args->rms[o], (int)args->bases, args->scales + o * args->bases);
   }
   return ABCFX_OK;

@@ -86,7 +86,19 @@ inline void solve_singular(const Normal& eq, double alpha[ABCFX_MAX_BASES]) {
   }
 }
 
-inline void solve(const Normal& eq, double alpha[ABCFX_MAX_BASES]) {
+/// alpha[p] = step * 2^p of the best step: one unknown, (uᵀ BᵀB u) step = uᵀ Bᵀw with u[p] = 2^p. Sums of odd multiples of
+/// +-1 are never 0, so that there always is one.
+inline void solve_coded(const Normal& eq, double alpha[ABCFX_MAX_BASES]) {
+  double square = 0, along = 0;
+  for (int p = 0; p < eq.n; ++p) {
+    along += eq.moment[p] * (1 << p);
+    for (int q = 0; q < eq.n; ++q) square += eq.gram[p][q] * (1 << (p + q));
+  }
+  for (int p = 0; p < eq.n; ++p) alpha[p] = along / square * (1 << p);
+}
+
+inline void solve(const Normal& eq, bool coded, double alpha[ABCFX_MAX_BASES]) {
+  if (coded) return solve_coded(eq, alpha);
   if (!solve_regular(eq, alpha)) solve_singular(eq, alpha);
 }
 

@@ -12,6 +12,9 @@ extern "C" {
 ///   B     = codes of the nearest of the 2^bases levels sum_p +-alpha_p; a tie takes the upper level
 ///   alpha = the least-squares scales of B, of least norm where bases repeat
 ///
+/// `coded`: only scales alpha_p = 2^p alpha_0 are looked for, so that sum_p alpha_p B_p is alpha_0 times an odd integer;
+/// `start` must be of that form.
+///
 /// Neither step raises the error, so the result is never worse than the scales it starts from. `dst` and `alpha` belong
 /// together: the scales are the least-squares ones of the bases.
 ///
@@ -36,6 +39,7 @@ struct abcfx_refit_args {
   int64_t rows, taps, channels;
   int64_t stride_row, stride_tap, stride_channel;
   int64_t alternations;  ///< at least 1
+  int64_t coded;         ///< 1: scales that double
   int64_t row_begin, row_end;
 };
 
@@ -69,6 +73,7 @@ ABCFX_API int abcfx_dequantize_rows(const struct abcfx_dequantize_args* args);
 
 /// Scales of a fit from scratch: alternations from several starts for 2, 3, … `bases` scales, each count beginning with
 /// the one before (abcfx/quant/alternating.py). Then one alternation of abcfx_refit_fn gives the bases.
+/// `coded`: from uniform planes alone, for scales that double.
 ///
 /// sorted  f32 [rows][depth], each row ascending        prefix  f64 [rows][depth + 1], sums of the smallest 0, 1, …
 /// rms     f64 [rows]                                   scales  f64 [rows][bases]
@@ -79,6 +84,7 @@ struct abcfx_search_args {
   const double* rms;
   double* scales;
   int64_t bases;  ///< 1 to 8
+  int64_t coded;  ///< 1: scales that double
   int64_t rows, depth;
   int64_t row_begin, row_end;
 };
