@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import abcfx
 from abcfx.data import cifar10
+from abcfx.plan import BASES
 
 # what the checkpoint was trained with: the moments of ImageNet
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -114,7 +115,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, help="test on so many images only")
     parser.add_argument("--calibration", type=int, default=1000, help="training images to calibrate on (default: 1000)")
-    parser.add_argument("--basis", default="alternating", choices=("alternating", "greedy", "abc"))
+    parser.add_argument("--basis", default="alternating", choices=BASES)
     parser.add_argument("--levels", default="coded", choices=("coded", "thermometer"))
     args = parser.parse_args(arguments)
     if args.calibration < 1 or (args.limit is not None and args.limit < 1):

@@ -50,12 +50,14 @@ def measure_model(
     unfused: bool = False,
     all_layers: bool = False,
     float_layers: str = "f32",
+    basis: str = "alternating",
 ) -> Measurement:
     """Quantize `model` with each (M, N), calibrate on `x`, compile and check; race all of them and the rivals in turns.
 
     unfused       race each (M, N) without the fusion passes too
     all_layers    quantize the first and the last layer too
     float_layers  "f32" or "bf16": what layers that stay in float multiply in (abcfx/options.py)
+    basis         of the weights
 
     Raises ValueError or RuntimeError as the model does on `x`, WrongResult if a quantized one computes something else.
     """
@@ -65,7 +67,7 @@ def measure_model(
         x = x.contiguous(memory_format=torch.channels_last)
     about = {
         "model": name, "input": list(x.shape), "batch": x.shape[0], "threads": torch.get_num_threads(),
-        "our float layers": float_layers,
+        "our float layers": float_layers, "basis": basis,
     }  # fmt: skip
     measurement = Measurement(name, f"{name}, input {list(x.shape)}, whole model", about)
     fresh_compiler()
@@ -78,7 +80,7 @@ def measure_model(
         for pair in pairs:
             tick(f"M={pair[0]}, N={pair[1]}: calibrating and compiling")
             with torch.inference_mode(False), torch.no_grad():
-                quantized = abcfx.quantize_model(model, *pair, first_last_float=not all_layers)
+                quantized = abcfx.quantize_model(model, *pair, basis=basis, first_last_float=not all_layers)
                 abcfx.calibrate(quantized, [x], progress=False)
             check_layers(quantized, x)
             for fuse in (True, False) if unfused else (True,):

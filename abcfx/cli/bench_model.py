@@ -10,6 +10,7 @@ from abcfx.cli.bench_options import DEFAULT_BASES, Part, add_bases, add_common, 
 from abcfx.cli.front import UsageError, one_line
 from abcfx.cli.models import MODEL_HELP, example_input, load_model
 from abcfx.options import FLOAT_LAYERS
+from abcfx.plan import BASES
 
 QUICK_BASES = ("2,2",)
 MODEL_RIVALS = {
@@ -32,6 +33,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all-layers", action="store_true", help="quantize the first and the last layer too: MODEL is a part of one"
     )
+    parser.add_argument("--basis", choices=BASES, default=BASES[0], help="how weight bases are fitted (%(default)s)")
     add_rivals(parser, KINDS, MODEL_RIVALS)
     add_common(parser, seconds=10)
 
@@ -48,7 +50,7 @@ def run_model(arguments: argparse.Namespace) -> int:
         try:
             return measure_model(
                 arguments.model, model, x, pairs, arguments.rivals, arguments.seconds, tick, arguments.unfused,
-                arguments.all_layers, arguments.float_layers,
+                arguments.all_layers, arguments.float_layers, arguments.basis,
             )  # fmt: skip
         except (ValueError, TypeError, RuntimeError) as error:
             raise UsageError(f"{arguments.model} on an input {list(x.shape)}: {one_line(error)}") from error
