@@ -52,6 +52,15 @@ def test_lut_by_hand():
     assert us("lut", dims) == pytest.approx(packed + tables + product + 2)
 
 
+def test_tiles_multiply_by_coded_weights_once():
+    one, three, eight = (Dims(10, 64, 64, 9, values=640, M=m, vectors=2 * m, weight_run=m) for m in (1, 3, 8))
+    tiles = replace(UNIT, weight_digit=7, spread=0.125)
+    product, spread = 10 * 2 * (2 * 9 * 8 + 32 * 0.125), 2 * 9 * 8 * 32 * 0.125  # of one plane; each plane is spread
+    assert us("lut", three, tiles) - us("lut", one, tiles) == pytest.approx(2 * spread)
+    assert us("lut", eight, tiles) - us("lut", one, tiles) == pytest.approx(product + 7 * spread)  # two digits
+    assert us("lut", three) - us("lut", one) == pytest.approx(2 * product)  # tables look up every plane
+
+
 def test_planes_up_to_five_cost_the_lut_nothing_but_their_packing():
     one, five, six = (Dims(10, 64, 64, 9, values=640, N=n, run=n) for n in (1, 5, 6))
     assert us("lut", five) - us("lut", one) == pytest.approx(640 * 4 * 0.25)
@@ -120,7 +129,7 @@ def test_a_prediction_takes_microseconds():
 
 @pytest.mark.parametrize("form", FORMULAS)
 def test_a_formula_keeps_what_is_not_known(form: str):
-    known = dict(cols=64, channels=64, taps=9, groups=1, M=2, N=2, run=2, vectors=1, passes=1)
+    known = dict(cols=64, channels=64, taps=9, groups=1, M=2, N=2, run=2, vectors=1, passes=1, weight_run=1)
     known |= dict(element_bytes=4, convolution=1)
     rows, values = Symbol("rows", positive=True), Symbol("values", positive=True)
     expr = formula(form, RATES["avx2"], threads=2, **known)

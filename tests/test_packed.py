@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import abcfx
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, fitted
 from abcfx.packed import load_packed, packable_weights, packed_bytes, save_packed
+from abcfx.plan import BASES
 
 
 def small_net() -> nn.Module:
@@ -32,7 +33,7 @@ def quantized(**options) -> nn.Module:
     return abcfx.calibrate(model, [images()], progress=False)
 
 
-@pytest.mark.parametrize("basis", ["alternating", "greedy", "abc"])
+@pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize(("M", "N", "per_channel"), [(1, 1, True), (2, 2, False), (3, 2, True), (4, 3, True)])
 def test_outputs_are_identical_after_a_round_trip(tmp_path: Path, basis: str, M: int, N: int, per_channel: bool):
     model = quantized(M=M, N=N, basis=basis, per_channel=per_channel)

@@ -84,7 +84,8 @@ def measure_model(
                 abcfx.calibrate(quantized, [x], progress=False)
             check_layers(quantized, x)
             for fuse in (True, False) if unfused else (True,):
-                ours.append(_contestant(quantized, x, pair, layout, {"fuse": fuse, "float_layers": float_layers}))
+                options = {"fuse": fuse, "float_layers": float_layers}
+                ours.append(_contestant(quantized, x, pair, basis, layout, options))
         reference_ms = min(one.rough_ms for one in ours)
         forms = model_rivals(model, x, kinds)
         heats = {
@@ -109,7 +110,7 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def _contestant(
-    quantized: nn.Module, x: Tensor, pair: tuple[int, int], layout: str, options: dict[str, Any]
+    quantized: nn.Module, x: Tensor, pair: tuple[int, int], basis: str, layout: str, options: dict[str, Any]
 ) -> Contestant:
     fast = torch.compile(quantized, backend="abc", dynamic=False, options=options)
     for _ in range(WARM_UP):
@@ -123,7 +124,7 @@ def _contestant(
         return first_tensor(fast(x))
 
     form = "chosen per layer" if options["fuse"] else "unfused"
-    spec = Spec(*pair, form + (", floats in bf16" if options["float_layers"] == "bf16" else ""), layout)
+    spec = Spec(*pair, form + (", floats in bf16" if options["float_layers"] == "bf16" else ""), layout, basis)
     return Contestant(spec, call, 1e3 * rough_s(call), error=error)
 
 

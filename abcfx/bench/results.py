@@ -49,6 +49,7 @@ class OurResult:
     kernel_ms: Spread | None = None
     kernel_ratios: dict[str, Spread] = field(default_factory=dict)
     error: float | None = None
+    basis: str = ""
 
 
 @dataclass

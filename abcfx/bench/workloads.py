@@ -22,8 +22,8 @@ from abcfx.quant import activations
 from abcfx.quant.weights import dequantize_bases, unflatten_weight
 
 LAYOUTS = ("channels_last", "NCHW")
-# Speed does not depend on the values of the bases, and greedy ones take the least time to fit.
-BASIS = "greedy"
+# Speed depends on whether scales double ("coded") and on no other value, and greedy bases take the least time to fit.
+SPEED_BASES = ("greedy", "coded")
 LEVELS = "coded"
 # The kernel sums exact integers and rounds M·N + 3 times; the float op it is compared with sums up to thousands of
 # terms in f32, about sqrt(depth)·2^-24 of the norm: below 1e-5. One wrong tap or plane is far above it.
@@ -35,12 +35,13 @@ class WrongResult(Exception):
 
 
 class Spec(NamedTuple):
-    """One binary form of a layer: M weight bases, N activation bases, kernel method, layout of the input."""
+    """One binary form of a layer: M weight bases of a kind, N activation bases, kernel method, layout of the input."""
 
     M: int
     N: int
     method: str
     layout: str
+    basis: str = SPEED_BASES[0]
 
 
 class Levels(NamedTuple):
@@ -53,10 +54,10 @@ def methods() -> list[str]:
     return list(METHODS)
 
 
-def recipe_for(M: int, method: str) -> WeightRecipe:
+def recipe_for(M: int, method: str, basis: str = SPEED_BASES[0]) -> WeightRecipe:
     if method not in methods():
         raise ValueError(f"method must be one of {', '.join(methods())}, got {method!r}")
-    return WeightRecipe(M, BASIS, True, method=method)
+    return WeightRecipe(M, basis, True, method=method)
 
 
 def levels_for(N: int) -> Levels:
@@ -159,7 +160,7 @@ class Workload:
         raise NotImplementedError
 
     def binary(self, spec: Spec) -> Binary:
-        recipe, levels = recipe_for(spec.M, spec.method), levels_for(spec.N)
+        recipe, levels = recipe_for(spec.M, spec.method, spec.basis), levels_for(spec.N)
         return Binary(self, spec, recipe, levels, self.input(spec.layout), packed(self.weight, recipe))
 
     def refitted(self, recipe: WeightRecipe) -> Tensor:
@@ -172,7 +173,7 @@ class Workload:
 
     def dense(self, spec: Spec) -> tuple[nn.Module, Tensor]:
         """The dequantized form, as a module and its input: what runs beyond break-even."""
-        recipe, levels = recipe_for(spec.M, spec.method), levels_for(spec.N)
+        recipe, levels = recipe_for(spec.M, spec.method, spec.basis), levels_for(spec.N)
         return Dense(self, dequantized(self.weight, recipe), levels, spec.N), self.input(spec.layout)
 
 

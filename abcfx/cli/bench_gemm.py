@@ -12,10 +12,9 @@ from abcfx.bench.workloads import LinearShape
 from abcfx.cli.bench_options import (
     Part,
     add_bases,
+    add_basis,
     add_common,
     add_method,
-    bases_of,
-    methods_of,
     run_report,
     set_up,
     specs_for,
@@ -30,6 +29,7 @@ def add_gemm(parser: argparse.ArgumentParser) -> None:
     )
     add_bases(parser)
     add_method(parser)
+    add_basis(parser)
     add_common(parser, seconds=3)
 
 
@@ -37,7 +37,7 @@ def run_gemm(arguments: argparse.Namespace) -> int:
     set_up(arguments)
     default = shapes.GEMMS[1:2] if arguments.quick else shapes.GEMMS
     sizes = [_size(text) for text in arguments.sizes] if arguments.sizes else default
-    specs = specs_for(bases_of(arguments), ("rows",), methods_of(arguments))
+    specs = specs_for(arguments, ("rows",))
     found = [LinearShape("x".join(map(str, size)), *size) for size in sizes]
     threads = torch.get_num_threads()
     jobs = [

@@ -12,12 +12,11 @@ from abcfx.bench.workloads import LAYOUTS, Shape
 from abcfx.cli.bench_options import (
     Part,
     add_bases,
+    add_basis,
     add_common,
     add_method,
     add_only,
     add_rivals,
-    bases_of,
-    methods_of,
     run_report,
     set_up,
     specs_for,
@@ -33,6 +32,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add_only(parser)
     add_rivals(parser, LAYER_RIVALS)
     add_method(parser)
+    add_basis(parser)
     add_common(parser, seconds=3)
 
 
@@ -70,7 +70,7 @@ def run_conv(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, found: Sequence[Shape], layouts: Sequence[str]) -> int:
     with usage_errors():
         found = shapes.select(found, arguments.only)
-    specs = specs_for(bases_of(arguments), layouts, methods_of(arguments))
+    specs = specs_for(arguments, layouts)
     jobs = [(str(shape), _job(shape, specs, arguments)) for shape in found]
     return run_report(arguments, jobs, race_table)
 

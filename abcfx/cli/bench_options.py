@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from abcfx.bench.results import Report, command_line
 from abcfx.bench.rivals import KINDS
 from abcfx.bench.session import Job, finish, run_jobs
-from abcfx.bench.workloads import Spec, methods
+from abcfx.bench.workloads import SPEED_BASES, Spec, methods
 from abcfx.cli.front import UsageError, positive, usage_errors
 from abcfx.ops import library
 from abcfx.plan import LayerPlan
@@ -48,6 +48,13 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         "--method", default="best", metavar="NAME",
         help=f"kernel method: {', '.join(methods())}, or best for the fastest of them (best)",
     )  # fmt: skip
+
+
+def add_basis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--basis", choices=SPEED_BASES, default=SPEED_BASES[0],
+        help="of the weights; of all kinds only coded ones have a speed of their own (%(default)s)",
+    )
 
 
 def add_rivals(parser: argparse.ArgumentParser, default: Sequence[str], known: Mapping[str, str] = KINDS) -> None:
@@ -106,9 +113,12 @@ def methods_of(arguments: argparse.Namespace) -> list[str]:
     return [arguments.method]
 
 
-def specs_for(pairs: Sequence[tuple[int, int]], layouts: Sequence[str], chosen: Sequence[str]) -> list[list[Spec]]:
+def specs_for(arguments: argparse.Namespace, layouts: Sequence[str]) -> list[list[Spec]]:
     """For each layout and pair the specs that differ in their method only."""
-    return [[Spec(*pair, method, layout) for method in chosen] for layout in layouts for pair in pairs]
+    pairs, chosen = bases_of(arguments), methods_of(arguments)
+    return [
+        [Spec(*pair, method, layout, arguments.basis) for method in chosen] for layout in layouts for pair in pairs
+    ]
 
 
 def new_report(arguments: argparse.Namespace) -> Report:

@@ -31,13 +31,13 @@ def fit(start: Rates, timings: Iterable[Timing], free: Iterable[str] | None = No
 
     Errors are relative, so that small layers count as much as large ones; the second term keeps what no timing tells.
     free  names of the rates that may change; by default all that the timings depend on but `ghz`, the unit of the rest,
-          and `digit`, a count; what is 0, a cost that there is not, stays so
+          and `digit` and `weight_digit`, counts; what is 0, a cost that there is not, stays so
 
     Raises ValueError for no timings, an unknown form, or a time that is not positive.
     """
     timings = list(timings)
     _check(timings)
-    names = sorted(set(free) if free is not None else _rates_of(timings) - {"ghz", "digit"})
+    names = sorted(set(free) if free is not None else _rates_of(timings) - {"ghz", "digit", "weight_digit"})
     names = [name for name in names if getattr(start, name) > 0]
     origin = np.log([getattr(start, name) for name in names])
 

@@ -19,7 +19,8 @@ convolution = Symbol("convolution", nonnegative=True)  # 1 for a convolution, 0 
 ghz, efficiency, kernel_us, float_us = symbols("ghz efficiency kernel_us float_us", positive=True)
 bandwidth, cache_bandwidth, cache_mb = symbols("bandwidth cache_bandwidth cache_mb", positive=True)
 xnor_mac, xnor_sum, pack_value, pack_plane = symbols("xnor_mac xnor_sum pack_value pack_plane", positive=True)
-lookup, table_value, lut_sum, spread, digit = symbols("lookup table_value lut_sum spread digit", positive=True)
+lookup, table_value, lut_sum, spread = symbols("lookup table_value lut_sum spread", positive=True)
+digit, weight_digit, weight_run = symbols("digit weight_digit weight_run", positive=True)
 linear_mac, convolution_mac, reorder, quantize = symbols("linear_mac convolution_mac reorder quantize", positive=True)
 
 WORD, LANES, TABLE_DEPTH = 64, 8, 8
@@ -77,13 +78,16 @@ def lut() -> Expr:
     cycle (docs/lookup.md).
     tables   how often that is done: N/run·⌈run/digit⌉. A run of planes whose scales double, all N of coded levels and
              one of thermometer levels, is cut into digits of at most `digit` planes
+    products as often the weights are multiplied: M/weight_run·⌈weight_run/weight_digit⌉. Tiles take the planes of coded
+             weights, whose scales double, in digits of up to `weight_digit` planes
     vectors  of 32 bytes that hold 8 weight bits of every output channel of a group and of all M planes
     lut_sum  cycles to widen and add up one byte of such a vector
     spread   cycles to make signed bytes of the eight weights of a byte, where tiles want them; else 0
     """
     depth_bytes = taps * ceiling(channels / TABLE_DEPTH)
     tables = N / run * ceiling(run / digit)
-    places = tables * groups * rows * vectors
+    products = M / weight_run * ceiling(weight_run / weight_digit)
+    places = tables * groups * rows * vectors / M * products
     weight_bytes = groups * vectors * depth_bytes * 32
     product = _larger(_seconds(places * (2 * depth_bytes / lookup + 32 * lut_sum)), _streamed(weight_bytes))
     operands = tables * (values * table_value + weight_bytes * spread)

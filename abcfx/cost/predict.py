@@ -22,7 +22,7 @@ class Dims(NamedTuple):
     M, N           weight and activation bases     run       planes whose scales double from one to the next
     vectors        32-byte vectors of weights that the lut form has for 8 channels of a group
     passes         elementwise passes that quantize the input of the dense form
-    convolution    1, or 0 for a linear layer
+    convolution    1, or 0 for a linear layer        weight_run  weight planes whose scales double from one to the next
     """
 
     rows: int
@@ -39,6 +39,7 @@ class Dims(NamedTuple):
     element_bytes: int = 4
     convolution: int = 0
     threads: int = 1
+    weight_run: int = 1
 
 
 RATE_NAMES = tuple(field.name for field in fields(Rates))

@@ -20,7 +20,8 @@ class Rates:
     pack_value       cycles to pack a value                      pack_plane       … and for each plane
     lookup           table lookups a cycle (32 channels × 4 values each)
     table_value      cycles a value to make a table              lut_sum          cycles to add up a byte
-    digit            planes that the lut form takes at once
+    digit            planes of activations that the lut form takes at once
+    weight_digit     … of weights whose scales double
     spread           cycles a byte of weights to make signed bytes of its bits (tiles; 0: tables need none)
     linear_mac       f32 multiply-adds a cycle, linear           convolution_mac  … and convolutions
     reorder          cycles a weight at each float convolution   quantize         cycles a value and elementwise pass
@@ -46,6 +47,7 @@ class Rates:
     quantize: float
     spread: float = 0.0
     digit: int = 5
+    weight_digit: int = 1
 
 
 RATES: dict[str, Rates] = {
@@ -64,6 +66,7 @@ RATES: dict[str, Rates] = {
         ghz=3.0, efficiency=0.95, bandwidth=20, cache_bandwidth=60, cache_mb=16, kernel_us=30, float_us=60,
         xnor_mac=397, xnor_sum=0.44,
         pack_value=1.05, pack_plane=0.016, lookup=2.52, table_value=0.76, lut_sum=0.012, spread=0.62, digit=7,
+        weight_digit=7,
         linear_mac=23.8, convolution_mac=26.7, reorder=3.6, quantize=0.8,
     ),
     # AMD Zen 4, 2 cores of a shared machine: fitted to 252 timings of 14 layers, six (M, N) from (1, 1) to (5, 5)

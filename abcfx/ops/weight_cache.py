@@ -8,7 +8,8 @@ kept with the live tensor and its version. Three things a version counter does n
 * `p.data.mul_(2)` hides behind a detached tensor: call `invalidate(module_or_tensor)` after such an edit.
 
 A look-up that gradients flow through keeps its fitted bases too, and fits those of a searched kind ("alternating",
-"coded") from the scales of the last step (warm_start.py); it shares nothing with other look-ups unless its fit was from scratch, as theirs always are.
+"coded") from the scales of the last step (warm_start.py); it shares nothing with other look-ups unless its fit was from
+scratch, as theirs always are.
 """
 
 from __future__ import annotations
@@ -245,7 +246,9 @@ def _fit_for_step(weight: Tensor, recipe: WeightRecipe, training: bool) -> Fit:
     if recipe.basis not in SEARCHED or not warm_start.follows(_owner(weight)):
         return _fit_cold(weight, recipe)
     owner = _owner(weight)
-    key = warm_start.key_of(weight, recipe.weight_bases, recipe.basis, recipe.per_channel, recipe.transposed, recipe.groups)
+    key = warm_start.key_of(
+        weight, recipe.weight_bases, recipe.basis, recipe.per_channel, recipe.transposed, recipe.groups
+    )
     flat = flatten_weight(weight.detach().float(), recipe.transposed, recipe.groups)
     rows = flat if recipe.per_channel else flat.reshape(1, 1, -1)
     start = warm_start.start_of(owner, key)

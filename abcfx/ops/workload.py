@@ -93,6 +93,7 @@ class Workload(NamedTuple):
             element_bytes=self.dtype.itemsize,
             convolution=int(bool(self.geometry)),
             threads=threads,
+            weight_run=plan.weight_bases if plan.basis == "coded" else 1,
         )
 
     def text(self, plan: LayerPlan) -> str:
@@ -101,4 +102,5 @@ class Workload(NamedTuple):
         shapes = f"{self.kind} {list(self.weight)} on {list(self.input or ())} {str(self.dtype).split('.')[-1]} {order}"
         geometry = f" {list(self.geometry)}" if self.geometry else ""
         how = "compiled" if self.compiled else "eager"
-        return f"{shapes}{geometry} {how} M{plan.weight_bases} N{plan.activation_bases} {plan.levels}"
+        weights = " coded weights" if plan.basis == "coded" else ""  # the others cost the same
+        return f"{shapes}{geometry} {how} M{plan.weight_bases} N{plan.activation_bases} {plan.levels}{weights}"

@@ -14,7 +14,7 @@ from abcfx.plan import SEARCHED
 
 
 def trained_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose weights of a searched kind ("alternating", "coded") are set to Ŵ of the next training step, with its bases adopted.
+    """A copy in eval mode whose searched weights are Ŵ of the next training step, with its bases adopted.
 
     Training steps fit from where the last fit ended (abcfx/ops/warm_start.py) and the network adapts to that optimum.
     A fit from scratch finds another one, as good in ‖W - Ŵ‖², that no layer behind has ever seen: on a (2, 2)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import abcfx
 from abcfx.layers import ABCLayer
+from abcfx.plan import BASES
 
 # id, layer, shape of the input
 LAYERS: list[tuple[str, nn.Module, tuple[int, ...]]] = [
@@ -91,7 +92,7 @@ def test_gradients_are_those_of_the_float_op_on_dequantized_operands(name: str) 
 
 
 @pytest.mark.parametrize(("M", "N"), [(1, 1), (1, 8), (8, 1), (5, 3), (4, 4), (6, 7), (8, 8)])
-@pytest.mark.parametrize("basis", ["alternating", "greedy", "abc"])
+@pytest.mark.parametrize("basis", BASES)
 def test_all_counts_of_bases(M: int, N: int, basis: str) -> None:
     x = torch.randn(2, 64, 6, 6)
     q = abcfx.calibrate(abcfx.quantize_model(nn.Conv2d(64, 16, 3, padding=1), M, N, basis=basis), [x])

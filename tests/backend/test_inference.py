@@ -14,6 +14,7 @@ from oracle import relative_error
 from torch import Tensor, nn
 
 import abcfx
+from abcfx.plan import BASES
 
 # The rest of the graph runs through inductor, which rounds batch norm another way: an activation within that rounding
 # of a threshold flips by one level. On these sizes none or a handful of some 10,000 codes do.
@@ -36,7 +37,7 @@ def test_equals_eager(quantized: nn.Module, images: Tensor, then: str) -> None:
 
 
 @pytest.mark.parametrize("levels", ["coded", "thermometer"])
-@pytest.mark.parametrize("basis", ["alternating", "greedy", "abc"])
+@pytest.mark.parametrize("basis", BASES)
 def test_every_basis_and_levels(net: nn.Module, images: Tensor, basis: str, levels: str) -> None:
     q = abcfx.calibrate(abcfx.quantize_model(net, 3, 2, basis=basis, levels=levels, per_channel=False), [images])
     check(compile_(q, then="eager"), q, images, 1e-6)

@@ -40,12 +40,14 @@ MORE = [
 
 
 class Lookup:
-    """A problem with its weights in the layout of `lanes`, one digit of all planes if `coded`."""
+    """A problem with its weights in the layout of `lanes`; one digit if `coded`, of weights if `weights`."""
 
-    def __init__(self, case: Case, name: str, coded: bool) -> None:
+    def __init__(self, case: Case, name: str, coded: bool, weights: bool = False) -> None:
         self.problem, self.case = Problem(case), case
         if coded:
             self.problem.beta = 2.0 ** torch.arange(case.n) * 0.5
+        if weights:
+            self.problem.alpha = 2.0 ** torch.arange(case.m)[:, None] * self.problem.alpha[:1]
         lanes = self.lanes = lut_lanes(name)
         p, (kh, kw) = self.problem, case.kernel
         tap_major = p.w.permute(0, 1, 3, 4, 2).reshape(case.m, -1, kh * kw, case.channels).to(torch.int8)
@@ -81,15 +83,34 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
     return request.param
 
 
-@pytest.mark.parametrize("coded", [True, False], ids=["one digit", "any beta"])
+@pytest.mark.parametrize(
+    ("coded", "weights"), [(True, False), (False, False), (True, True)], ids=["one digit", "any beta", "coded weights"]
+)
 @pytest.mark.parametrize("case", [*CASES, *MORE], ids=str)
-def test_exact(name: str, case: Case, coded: bool) -> None:
-    lookup = Lookup(case, name, coded)
+def test_exact(name: str, case: Case, coded: bool, weights: bool) -> None:
+    lookup = Lookup(case, name, coded, weights)
     dst = Guarded(lookup.problem.rows, case.groups * case.cols, dtype=torch.float32)
     assert variant("lut", name)(lookup.args(dst.tensor)) == OK
     assert torch.equal(dst.tensor.double(), lookup.problem.expected())
     assert dst.walls_intact()
     assert lookup.scratch_intact()
+
+
+@pytest.mark.parametrize("m", [2, 6, 7, 8])
+def test_the_largest_products_of_codes(name: str, m: int) -> None:
+    """±(2^m - 1) by ±127 over 9,000 channels: digits that are signed bytes still, and 32-bit sums."""
+    lookup = Lookup(Case(9000, m, 7, cols=24, size=(1, 40)), name, coded=True, weights=True)
+    problem = lookup.problem
+    problem.a_bits.fill_(0)
+    signs = torch.ones(m, 24, 1, 9000, dtype=torch.int8)
+    signs[:, ::2] = -1
+    lookup.w = fenced(pack_weights(signs, 1, lookup.lanes))
+    problem.alpha[0] = 3.0
+    problem.alpha[:] = 2.0 ** torch.arange(m)[:, None] * problem.alpha[:1]
+    problem.dots.copy_(torch.where(torch.arange(24) % 2 == 0, -9000, 9000))
+    dst = Guarded(problem.rows, 24, dtype=torch.float32)
+    assert variant("lut", name)(lookup.args(dst.tensor)) == OK
+    torch.testing.assert_close(dst.tensor.double(), problem.expected(), rtol=1e-6, atol=0)
 
 
 # Depths that fill a byte, then a 16-bit sum: random bits never do.

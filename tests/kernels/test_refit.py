@@ -26,12 +26,12 @@ class Operands:
         scratch = torch.empty(5 * (-(-depth // 64) * 64) + 64, dtype=torch.uint8)
         self.scratch = scratch[-scratch.data_ptr() % 64 :]
 
-    def args(self, alternations: int = 1) -> REFIT:
+    def args(self, alternations: int = 1, coded: bool = False) -> REFIT:
         outputs = (self.bases, self.alpha, self.error, self.power)
         return REFIT(
             self.weight.data_ptr(), self.start.data_ptr(), *(each.tensor.data_ptr() for each in outputs),
             self.scratch.data_ptr(), len(self.start), *self.weight.shape, *self.weight.stride(),
-            alternations, 0, len(self.weight),
+            alternations, coded, 0, len(self.weight),
         )  # fmt: skip
 
     def outputs(self) -> tuple[Tensor, ...]:
@@ -63,6 +63,20 @@ def test_an_alternation_is_that_of_the_reference(name: str, m: int, shape: tuple
     bases, *wanted = refit(weight.flatten(1), alpha, 1)
     assert torch.equal(operands.outputs()[0].flatten(2), bases)
     check(operands.outputs(), (bases, *wanted))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("name", NAMES)
+def test_scales_that_double(name: str, m: int, shape: tuple[int, ...]) -> None:
+    kernel, weight = variant("refit", name), torch.randn(shape)
+    start = 2.0 ** torch.arange(m)[:, None] * (torch.rand(len(weight)) + 0.5) / 2**m
+    operands = Operands(fenced(weight), start)
+    assert kernel(operands.args(2, coded=True)) == OK
+    bases, *wanted = refit(weight.flatten(1), start, 2, coded=True)
+    assert torch.equal(operands.outputs()[0].flatten(2), bases)
+    check(operands.outputs(), (bases, *wanted))
+    assert torch.equal(operands.alpha.tensor[1:], 2 * operands.alpha.tensor[:-1])
 
 
 @pytest.mark.parametrize("name", NAMES)

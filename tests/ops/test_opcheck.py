@@ -157,6 +157,7 @@ def _() -> Samples:
 def _() -> Samples:
     for weight in (torch.randn(5, 9, 33), torch.randn(5, 33, 9).transpose(1, 2)):
         yield weight, torch.rand(2, 5), 2
+    yield torch.randn(5, 9, 33), torch.tensor([[0.5], [1.0]]).expand(2, 5).contiguous(), 2, True
 
 
 @samples_of("abc_k::search_scales", F32)
@@ -164,6 +165,7 @@ def _() -> Samples:
     rows = SortedRows.of(torch.randn(5, 30))
     for bases in (1, 3):
         yield rows.values, rows.prefix, torch.ones(5).double(), bases
+        yield rows.values, rows.prefix, torch.ones(5).double(), bases, True
 
 
 @samples_of("abc_k::fit_lines", F32)

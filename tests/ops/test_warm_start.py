@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import abcfx
+from abcfx.layers import ABCLayer
 from abcfx.ops import warm_start, weight_cache
 from abcfx.ops.weight_cache import WeightRecipe, dequantized, fitted, packed
 from abcfx.quant.weights import dequantize_bases, fit_bases, flatten_weight
@@ -66,6 +67,26 @@ def task(seed: int = 0, count: int = 32) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def test_coded_weights_stay_coded_in_training() -> None:
+    """Each step fits scales that double, near to those of a fit from scratch, and the state keeps them."""
+    model = quantized(3, basis="coded")
+    train(model, momentum(model, 0.1), range(5))
+    copied = quantized(3, basis="coded")
+    copied.load_state_dict(model.state_dict())
+    for layer, twin in zip(model.modules(), copied.modules(), strict=True):
+        if not isinstance(layer, ABCLayer):
+            continue
+        recipe = WeightRecipe(3, "coded", True, groups=getattr(layer, "groups", 1))
+        (bases, scales, _), (again, same, _) = (fitted(each.weight, recipe) for each in (layer, twin))
+        assert torch.equal(scales[1:], 2 * scales[:-1])
+        assert torch.equal(bases, again)
+        assert torch.equal(scales, same)
+        flat = flatten_weight(layer.weight.detach()).flatten(1)
+        fits = (bases, scales), fit_bases(flat, 3, "coded")
+        warm, cold = ((flat - dequantize_bases(*fit)).square().sum() for fit in fits)
+        assert warm <= 1.05 * cold
+
+
 def quantized(m: int = 2, **training: object) -> nn.Module:
     model = abcfx.quantize_model(small_net(), M=m, N=2, **training)
     return abcfx.calibrate(model, [task()[0]]).train()
@@ -91,7 +112,7 @@ def evaluate(model: nn.Module) -> Tensor:
 LAYERS = 3  # quantized ones of small_net
 
 
-@pytest.mark.parametrize("training", [{}, {"grad_bases": 4}, {"ste": "abc"}], ids=str)
+@pytest.mark.parametrize("training", [{}, {"grad_bases": 4}, {"ste": "abc"}, {"basis": "coded"}], ids=str)
 def test_a_step_fits_each_weight_once(fits: Fits, training: dict) -> None:
     """Forward and backward share the fit, and so do steps that accumulate gradients."""
     model = quantized(**training)

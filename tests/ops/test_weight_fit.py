@@ -8,6 +8,7 @@ from torch import Tensor
 
 import abcfx  # noqa: F401  registers the ops
 from abcfx.ops import kernel_refit, library, weight_fit
+from abcfx.plan import SEARCHED
 from abcfx.quant import weights
 from abcfx.quant.alternating import descending, root_mean_square
 from abcfx.quant.cells import SortedRows
@@ -32,21 +33,23 @@ def errors(w: Tensor, fit: tuple[Tensor, Tensor]) -> Tensor:
 @needs_library
 @pytest.mark.parametrize("kind", ["normal", "laplace", "few values"])
 @pytest.mark.parametrize("m", [1, 2, 3, 5, 8])
-def test_as_small_an_error_as_the_search_in_torch(kind: str, m: int) -> None:
+@pytest.mark.parametrize("basis", SEARCHED)
+def test_as_small_an_error_as_the_search_in_torch(basis: str, kind: str, m: int) -> None:
     """Rounding may send a row to a neighboring optimum, of an error that differs by 5e-4 of ‖w‖² at most."""
     for outputs, depth in ((40, 65), (9, 3), (3, 1), (130, 288)):
         w = rows_like(kind, outputs, depth)
-        found, wanted = errors(w, weight_fit.fit_bases(w, m)), errors(w, weights.fit_bases(w, m))
+        found, wanted = errors(w, weight_fit.fit_bases(w, m, basis)), errors(w, weights.fit_bases(w, m, basis))
         assert (found <= wanted + 5e-4).all()
         assert float(found.mean()) <= float(wanted.mean()) * 1.01 + 1e-9
 
 
 @needs_library
+@pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_search_is_its_reference(threads: int) -> None:
+def test_search_is_its_reference(threads: int, coded: bool) -> None:
     w = torch.randn(200, 50)
     rows = SortedRows.of(w)
-    operands = rows.values, rows.prefix, root_mean_square(w), 3
+    operands = rows.values, rows.prefix, root_mean_square(w), 3, coded
     kept = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from abcfx.plan import SEARCHED
 from abcfx.quant.moments import fit_to_moments, output_error
 from abcfx.quant.weights import dequantize_bases, fit_bases
 
@@ -17,12 +18,14 @@ def correlated(groups: int, depth: int) -> Tensor:
     return x.mT @ x / 1000
 
 
+@pytest.mark.parametrize("basis", SEARCHED)
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("method", ["moments", "compensate"])
-def test_lowers_the_output_error_of_correlated_inputs(method: str, per_channel: bool) -> None:
+def test_lowers_the_output_error_of_correlated_inputs(method: str, per_channel: bool, basis: str) -> None:
     w, moments = torch.randn(2, 6, 36, generator=torch.Generator().manual_seed(1)), correlated(2, 36)
-    plain = fit_bases(w.flatten(0, 1), 2, per_channel=per_channel)
-    fitted = fit_to_moments(w, moments, 2, method, per_channel)
+    plain = fit_bases(w.flatten(0, 1), 2, basis, per_channel)
+    fitted = fit_to_moments(w, moments, 2, method, per_channel, coded=basis == "coded")
+    assert basis != "coded" or torch.equal(fitted[1][1:], 2 * fitted[1][:-1])
     before, after = (output_error(w - dequantize_bases(*fit).view_as(w), moments) for fit in (plain, fitted))
     assert after.sum() < 0.8 * before.sum()
     if per_channel:

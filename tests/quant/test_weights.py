@@ -8,7 +8,7 @@ import torch
 from abcfx.quant.alternating import solve_scales, solve_without_waiting
 from abcfx.quant.weights import dequantize_bases, fit_bases, fit_scales, relative_error
 
-KINDS = ("alternating", "greedy", "abc")
+KINDS = ("alternating", "coded", "greedy", "abc")
 
 
 def error_of(w, weight_bases, basis, per_channel=True):
@@ -43,7 +43,7 @@ def test_two_bases_are_mostly_optimal():
     assert found.sum() <= 1.2 * best.sum()
 
 
-@pytest.mark.parametrize("basis", KINDS)
+@pytest.mark.parametrize("basis", [kind for kind in KINDS if kind != "coded"])
 @pytest.mark.parametrize("weight_bases", [1, 2, 3, 4, 8])
 def test_scales_are_least_squares(basis, weight_bases):
     """The residual is orthogonal to every basis: ⟨w - ŵ, B_p⟩ = 0 up to f32 sums of 300 terms of size 1."""
@@ -84,6 +84,7 @@ def test_one_more_basis_never_hurts(basis, name):
 # documented errors on N(0,1) for M = 2 … 5, and those of the best 2^M free levels (Max 1960, table I)
 ABC_TABLE = (0.262, 0.118, 0.088, 0.077)
 ALTERNATING_TABLE = (0.1175, 0.0370, 0.0114, 0.0035)
+MAX_TABLE = (0.1188, 0.03744, 0.01154, 0.003495)  # uniform levels, Max 1960, table II
 FREE_LEVELS = (0.1175, 0.03454, 0.009497, 0.002499)
 
 
@@ -104,6 +105,26 @@ def test_alternating_errors_on_normal_weights():
     best 2^M unconstrained levels (2 % for sampling, and for the M scales fitted to each 4608 weights)."""
     for found, expected, bound in zip(normal_errors("alternating"), ALTERNATING_TABLE, FREE_LEVELS, strict=True):
         assert 0.98 * bound <= found <= 5e-5 + 1.01 * expected
+
+
+def test_coded_errors_on_normal_weights():
+    """Those of the best uniform quantizer, to 2 % for sampling and for the step fitted to each 4608 weights."""
+    for found, expected in zip(normal_errors("coded"), MAX_TABLE, strict=True):
+        assert abs(found - expected) < 0.02 * expected
+
+
+@pytest.mark.parametrize("weight_bases", [1, 2, 3, 5, 8])
+def test_coded_weights_are_a_step_times_an_odd_integer(weight_bases):
+    """Nearest of them, and the step that is best for those: no code and no step alone would do better."""
+    w = torch.randn(6, 400) * torch.logspace(-20, 20, 6)[:, None]
+    bases, scales = fit_bases(w, weight_bases, "coded")
+    assert torch.equal(scales[1:], 2 * scales[:-1])
+    step, top = scales[0].double()[:, None], 2**weight_bases - 1
+    codes = torch.einsum("p,pok->ok", 2.0 ** torch.arange(weight_bases).double(), bases.double())
+    nearest = (2 * torch.floor(w / step / 2) + 1).clamp(-top, top)
+    assert (codes == nearest).double().mean() > 0.99  # the step moved a little after the last search
+    best = (w * codes).sum(-1, keepdim=True) / codes.square().sum(-1, keepdim=True)
+    torch.testing.assert_close(step, best, rtol=1e-5, atol=0)
 
 
 def test_abc_masks_are_those_of_the_paper():
@@ -210,7 +231,7 @@ def test_bad_arguments():
         fit_bases(w, 9)
     with pytest.raises(ValueError, match="1 to 8, got 0"):
         fit_bases(w, 0)
-    with pytest.raises(ValueError, match="alternating, greedy, abc, got 'best'"):
+    with pytest.raises(ValueError, match="alternating, coded, greedy, abc, got 'best'"):
         fit_bases(w, 2, "best")
     with pytest.raises(ValueError, match=r"\[channels, depth\], got shape \(3,\)"):
         fit_bases(w[0], 2)
