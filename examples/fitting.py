@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import abcfx
 from abcfx.cli.demo_model import load_demo_model
 from abcfx.data import Dataset, load
+from abcfx.plan import SEARCHED
 from abcfx.train.evaluate import evaluate, reestimate_batch_norm
 
 STEPS = {
@@ -42,10 +43,12 @@ def load_case(args: argparse.Namespace) -> tuple[nn.Module, Dataset]:
     return model.eval(), replace(load(args.data), mean=MEAN, std=STD)
 
 
-def measure(model: nn.Module, data: Dataset, images: list[Tensor], bases: tuple[int, int], console: Console) -> None:
+def measure(
+    model: nn.Module, data: Dataset, images: list[Tensor], bases: tuple[int, int], basis: str, console: Console
+) -> None:
     """One line for each step: accuracy and the processor time of calibration."""
     for name, options in STEPS.items():
-        quantized = abcfx.quantize_model(model, *bases)
+        quantized = abcfx.quantize_model(model, *bases, basis=basis)
         start = time.process_time()
         abcfx.calibrate(quantized, images, **options)
         seconds = time.process_time() - start
@@ -67,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", help="checkpoint of ResNet-20 (default: the Fashion-MNIST model that ships)")
     parser.add_argument("--data", help="CIFAR-10 folder or .npz with --weights (default: the Fashion-MNIST subset)")
     parser.add_argument("--bases", type=pair, nargs="+", default=[(2, 2), (2, 3), (3, 2), (3, 3)], metavar="M,N")
+    parser.add_argument("--basis", choices=SEARCHED, default=SEARCHED[0], help="of the weights (%(default)s)")
     parser.add_argument("--calibration", type=int, default=1000, help="training images to calibrate on (1000)")
     parser.add_argument("--limit", type=int, help="test on so many images only")
     args, console = parser.parse_args(arguments), Console()
@@ -81,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(f"float: {evaluate(model, data).accuracy:.2f} % of {len(data.test_y)} images\n", highlight=False)
     console.print("| M, N | step | accuracy | calibration, processor time |\n|---|---|---|---|", highlight=False)
     for bases in args.bases:
-        measure(model, data, images, bases, console)
+        measure(model, data, images, bases, args.basis, console)
 
 
 if __name__ == "__main__":
