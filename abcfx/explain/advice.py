@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import product
+from math import nan
 
 import torch
 
@@ -12,6 +13,7 @@ from abcfx.ops.choose import choose
 from abcfx.ops.workload import Workload
 from abcfx.plan import LayerPlan
 
+WORTH_CODING = 0.9  # of the time of a layer: what coded weights, which err as little, have to come to
 CALL = "abcfx.quantize_model(model, M={M}, N={N}{more})"
 # part of a reason → the line; {name!r} is the layer, {call} the call that quantizes it beside the others
 LINES = (
@@ -36,9 +38,12 @@ def line_for_float(name: str, reason: str, M: int, N: int) -> str | None:
     return next((line.format(name=name, call=call, M=M, N=N) for part, line in LINES if part in reason), None)
 
 
-def line_for_kernel(name: str, plan: LayerPlan) -> str:
-    """What to paste so that a layer on bits stays float."""
-    return CALL.format(M=plan.weight_bases, N=plan.activation_bases, more=f", exclude=[{name!r}]")
+def line_for_kernel(name: str, workload: Workload, plan: LayerPlan, device: torch.device) -> str:
+    """What to paste so that a layer on bits runs faster, where coded weights would; else so that it stays float."""
+    plans = plan, replace(plan, basis="coded")
+    now, coded = (min(choose(workload, each, device).ms.values(), default=nan) for each in plans)
+    more = ", basis='coded'" if coded < WORTH_CODING * now else f", exclude=[{name!r}]"
+    return CALL.format(M=plan.weight_bases, N=plan.activation_bases, more=more)
 
 
 def line_for_dense(name: str, reason: str, workload: Workload, plan: LayerPlan, device: torch.device) -> str | None:

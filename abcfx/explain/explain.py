@@ -177,7 +177,9 @@ class _Row:
         if row.runs == "float":
             return note, advice.line_for_float(row.name, note, M, N)
         if row.runs in KERNELS and self.work is not None:
-            return choose(self.work, self.plan, device).reason, advice.line_for_kernel(row.name, self.plan)
+            return choose(self.work, self.plan, device).reason, advice.line_for_kernel(
+                row.name, self.work, self.plan, device
+            )
         if row.runs == "dense" and self.work is not None:
             return note, advice.line_for_dense(row.name, note, self.work, self.plan, device)
         return note, None
