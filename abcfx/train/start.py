@@ -23,8 +23,9 @@ from abcfx.packed import load_packed, recipe_of
 from abcfx.plan import RULES, SEARCHED, LayerPlan
 from abcfx.train.checkpoint import load_checkpoint
 
-# of a layer, these mean something for its own M, N and kind of levels only
+# of a layer, these mean something for its own M, N and kind of levels only; the last one for its kind of bases only
 OF_THE_PLAN = ("activation_scale", "activation_shift", "output_gain", "output_shift", "weight_start")
+OF_THE_BASIS = OF_THE_PLAN[-1:]
 
 
 def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Module) -> bool:
@@ -32,26 +33,28 @@ def begin_with(model: nn.Module, config: Config, path: Path, float_model: nn.Mod
 
     path    checkpoint.pt of that run, which holds its settings and the state of its model; or a packed model (.abc) of
             `float_model`'s architecture, whose weights are the quantized ones and whose bases are where training starts
-    →       whether its levels and weight bases were taken too, because that run had the same `config`; the model is to
-            be calibrated otherwise
+    →       whether its levels were taken too, because that run had the same M, N and kind of levels; the model is to be
+            calibrated otherwise. With the same kind of weight bases, these or where their fit starts are taken as well
 
     Raises FileNotFoundError, or ValueError for what is no such file or belongs to another network.
     """
     earlier = load_packed(path, float_model) if path.suffix == ".abc" else None
     if earlier is not None:
-        state, same = earlier.state_dict(), _forms(earlier) == _forms(model)
+        state, forms = earlier.state_dict(), [_forms(each) for each in (earlier, model)]
     else:
         state, settings = _state_and_settings(path)
-        same = _quantization(settings) == _quantization(vars(config))
-    if not same:
-        state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in OF_THE_PLAN}
+        forms = [_quantization(each) for each in (settings, vars(config))]
+    same = forms[0] == forms[1]
+    levels = _without_basis(forms[0]) == _without_basis(forms[1])
+    dropped = () if same else OF_THE_BASIS if levels else OF_THE_PLAN
+    state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in dropped}
     try:
         model.load_state_dict(state)
     except RuntimeError as problem:
         raise ValueError(f"{path} is of another network than {type(model).__name__}: {problem}") from None
     if same and earlier is not None:
         _take_bases(model, earlier)
-    return same
+    return levels
 
 
 def _take_bases(model: nn.Module, packed: nn.Module) -> None:
@@ -76,6 +79,14 @@ def _state_and_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _forms(quantized: nn.Module) -> dict[str, LayerPlan]:
     """What decides the values of each layer; how gradients flow may change."""
     return {name: replace(plan, grad_bases=0, ste=RULES[0]) for name, plan in plan_of(quantized).layers.items()}
+
+
+def _without_basis(forms: dict[str, Any]) -> dict[str, Any]:
+    """Of `_forms` or `_quantization`: all but how the weights of layers without rules of their own are fitted."""
+    plain = {
+        key: replace(form, basis=SEARCHED[0]) if isinstance(form, LayerPlan) else form for key, form in forms.items()
+    }
+    return plain | {"basis": None}
 
 
 def _quantization(settings: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,18 @@ def test_fewer_bases_take_the_weights_and_are_calibrated(tmp_path: Path, earlier
     assert not torch.equal(loaded["conv2.activation_scale"], state["conv2.activation_scale"])
 
 
+@pytest.mark.parametrize("suffix", ["checkpoint.pt", "model.abc"])
+def test_another_kind_of_bases_takes_the_levels(tmp_path: Path, earlier: Path, suffix: str):
+    """But not the scales that the fit of the others starts from: the new ones double."""
+    config, state = Config(3, 3, "coded"), torch.load(earlier)["trainer"]["model"]
+    model = tuning(tmp_path / "next", config, earlier.parent / suffix).calibrated(config)
+    torch.testing.assert_close(model.conv2.activation_scale, state["conv2.activation_scale"])
+    assert model.conv2.calibrated
+    with torch.enable_grad():
+        _, scales, _ = fitted(model.conv2.weight, recipe_of(model.conv2))
+    assert torch.equal(scales[1:], 2 * scales[:-1])
+
+
 def test_a_run_says_what_it_started_from_and_its_float_model_is_the_teacher(tmp_path: Path, earlier: Path):
     tuned = tuning(tmp_path / "next", Config(2, 2), earlier)
     before = {key: value.clone() for key, value in tuned.float_model.state_dict().items()}
