@@ -23,7 +23,7 @@ from abcfx.graph import clone, text, value, with_bodies
 from abcfx.ops import library
 from abcfx.passes import spec
 from abcfx.passes._constants import mark_constants
-from abcfx.passes._rule import Report, apply_rules
+from abcfx.passes._rule import Report, add_reason, apply_rules
 from abcfx.passes.adjoint import require_adjoints
 from abcfx.passes.canonicalize import CANONICALIZE, name_overloads
 from abcfx.passes.chain_kernels import chain_kernels
@@ -54,9 +54,7 @@ class Pipeline:
 
     def canonicalize(self) -> Report:
         """One spelling per layer."""
-        report = self._stage("canonicalize", lambda: apply_rules(self.gm, CANONICALIZE), spec.ATEN)
-        self.declined.update(report.declined)
-        return report
+        return self._stage("canonicalize", lambda: apply_rules(self.gm, CANONICALIZE), spec.ATEN)
 
     def match(self) -> list[GraphSite]:
         """Every layer, with a reason for each one that must stay float."""
@@ -72,8 +70,7 @@ class Pipeline:
     def simulate(self) -> None:
         """Training, if asked for: abc ops become dense ones on quantized values, with the same derivatives."""
         if not self._stopped():
-            report = self._stage("simulate", lambda: simulate(self.gm), spec.ABC)
-            self.declined.update(report.declined)
+            self._stage("simulate", lambda: simulate(self.gm), spec.ABC)
 
     def adjoint(self) -> None:
         """Training only: every abc op has a row of adjoints, from which AOTAutograd makes the backward graph."""
@@ -91,15 +88,13 @@ class Pipeline:
         if self._stopped() or skips("fuse"):
             return
         before = packs_of(self.gm)
-        report = self._stage("fuse", lambda: fuse(self.gm), spec.KERNEL)
-        self.declined.update(report.declined)
+        self._stage("fuse", lambda: fuse(self.gm), spec.KERNEL)
         log(1, f"fuse: {before} packs before, {packs_of(self.gm)} after; the others are made by the layer before")
 
     def narrow(self) -> None:
         """Inference, if asked for: layers that stayed in float multiply in bfloat16."""
         if not self._stopped():
-            report = self._stage("narrow", lambda: narrow_floats(self.gm), spec.KERNEL)
-            self.declined.update(report.declined)
+            self._stage("narrow", lambda: narrow_floats(self.gm), spec.KERNEL)
 
     def hoist(self) -> Prologue | None:
         """Inference only, after `fuse` and `narrow`: what to make of constants first."""
@@ -132,6 +127,9 @@ class Pipeline:
         result = run()
         self.ms[name] = 1e3 * (time.perf_counter() - start)
         self.ran.append(name)
+        if isinstance(result, Report):
+            for node, reason in result.declined.items():
+                add_reason(self.declined, node, reason)
         self._dump(f"after_{name}")
         report = result if isinstance(result, Report) else getattr(result, "report", None)
         log(2, f"{name}: {report or ''}{'; ' if report else ''}{self.ms[name]:.1f} ms in the stage")

@@ -54,6 +54,13 @@ class Rule:
         return type(self).__name__
 
 
+def add_reason(declined: dict[str, str], node: str, reason: str) -> None:
+    """Why `node` was left alone, beside what others said of it."""
+    first = declined.get(node, "")
+    if reason not in first:
+        declined[node] = f"{first}; {reason}" if first else reason
+
+
 @dataclass
 class Report:
     """applied: how often each rule was; declined: reason by node name; ms: time taken."""
@@ -71,8 +78,7 @@ class Report:
 
     def left(self, node: str, reason: str) -> None:
         """A node was left alone; if others did so before, it has several reasons."""
-        first = self.declined.get(node)
-        self.declined[node] = reason if first in (None, reason) else f"{first}; {reason}"
+        add_reason(self.declined, node, reason)
 
     def __str__(self) -> str:
         rules = ", ".join(f"{rule} x{count}" for rule, count in sorted(self.applied.items())) or "nothing"

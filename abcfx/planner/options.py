@@ -38,7 +38,7 @@ class Option:
 
 
 def label(plan: LayerPlan | None) -> str:
-    """ "float", "2x3", "2x3 greedy", "2x3 thermometer per-layer": M x N and what is not the default."""
+    """ "float", "2x3", "2x3 coded" (weights), "2x3 thermometer per-layer": M x N and what is not the default."""
     if plan is None:
         return FLOAT
     usual = LayerPlan()
@@ -55,7 +55,8 @@ def plan_of_label(text: str) -> LayerPlan | None:
 
     first, *rest = text.split()
     numbers = first.split("x")
-    words = {**dict.fromkeys(BASES, "basis"), **dict.fromkeys(LEVELS, "levels"), "per-layer": "per_channel"}
+    # "coded" is a kind of weights: levels are coded where nothing else is said
+    words = {**dict.fromkeys(LEVELS, "levels"), **dict.fromkeys(BASES, "basis"), "per-layer": "per_channel"}
     if len(numbers) != 2 or not all(n.isdigit() for n in numbers) or not set(rest) <= words.keys():
         raise ValueError(f'{text!r} is no option: it is "float" or M x N and kinds, e.g. "2x3" or "2x3 thermometer"')
     kinds = {words[word]: False if word == "per-layer" else word for word in rest}

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from abcfx.passes._rule import Rule, apply_rules, decline
+from abcfx.passes._rule import Report, Rule, apply_rules, decline
 from graphs import Net, dynamo, targets
-from torch.fx import Node
+from torch import nn
+from torch.fx import Node, symbolic_trace
 
 from abcfx.graph import Builder, text
+from abcfx.pipeline import Pipeline
 
 
 def graph():
@@ -97,3 +99,10 @@ def test_arguments_recorded_for_the_old_node_are_dropped() -> None:
     add.meta["eager_input_vals"] = ((), {})
     apply_rules(gm, (Negated(),))
     assert "eager_input_vals" not in add.meta
+
+
+def test_a_node_that_several_stages_leave_alone_has_all_their_reasons() -> None:
+    pipeline = Pipeline(symbolic_trace(nn.ReLU()))
+    for reason in ("no kernel", "two users", "no kernel"):
+        pipeline._stage("fuse", lambda reason=reason: Report(declined={"relu": reason}), {})
+    assert pipeline.declined == {"relu": "no kernel; two users"}

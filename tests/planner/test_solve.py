@@ -142,8 +142,11 @@ def test_an_edit_that_makes_no_sense_is_named(edit, message: str):
 
 @pytest.mark.parametrize(
     "plan",
-    [None, LayerPlan(1, 8), LayerPlan(2, 3, "abc", "thermometer"), LayerPlan(4, 4, per_channel=False), LayerPlan()],
-)
+    [
+        None, LayerPlan(1, 8), LayerPlan(2, 3, "abc", "thermometer"), LayerPlan(4, 4, per_channel=False), LayerPlan(),
+        LayerPlan(3, 2, "coded"), LayerPlan(3, 2, "coded", "thermometer", per_channel=False),
+    ],
+)  # fmt: skip
 def test_labels_go_both_ways(plan: LayerPlan | None):
     assert plan_of_label(label(plan)) == plan
 
