@@ -21,7 +21,7 @@ from abcfx.bench.heats import Form, fresh_compiler, run_heats
 from abcfx.bench.race import Spread, run_laps
 from abcfx.bench.results import RivalResult
 from abcfx.bench.rivals import layer_rivals
-from abcfx.bench.workloads import Shape, Spec, Workload
+from abcfx.bench.workloads import SPEED_BASES, Shape, Spec, Workload
 from abcfx.plan import MAX_BASES
 
 # Once every cell of one M·N is slower than this against every rival, larger products are not measured.
@@ -96,6 +96,7 @@ def measure_map(
     pace: Pace,
     tick: Tick,
     keep: Callable[[ShapeMap], None] = lambda found: None,
+    basis: str = SPEED_BASES[0],
 ) -> ShapeMap:
     """`keep(map)` once, before the first cell: what is measured until Ctrl-C is in that map."""
     found = ShapeMap(
@@ -104,31 +105,32 @@ def measure_map(
     fresh_compiler()
     workload = shape.workload()
     with torch.inference_mode():
-        anchor, factors = _race_rivals(workload, found, methods, kinds, pace, tick)
+        anchor, factors = _race_rivals(workload, found, methods, basis, kinds, pace, tick)
         keep(found)
         remaining = list(levels(cells))
         while remaining:
             level = remaining.pop(0)
             for pair in level:
                 tick(f"M={pair[0]}, N={pair[1]}")
-                found.cells.append(_measure_cell(_ours(workload, pair, methods), anchor, factors, pace.cell_s))
+                found.cells.append(_measure_cell(_ours(workload, pair, methods, basis), anchor, factors, pace.cell_s))
             if factors and _hopeless([cell for cell in found.cells if (cell.M, cell.N) in level]):
                 found.skipped = [pair for group in remaining for pair in group]
                 break
     return found
 
 
-def _ours(workload: Workload, pair: tuple[int, int], methods: Sequence[str]) -> Contestant:
+def _ours(workload: Workload, pair: tuple[int, int], methods: Sequence[str], basis: str) -> Contestant:
     layout = workload.shape.layouts[0]
-    return best_method(workload, [Spec(*pair, method, layout) for method in methods])
+    return best_method(workload, [Spec(*pair, method, layout, basis) for method in methods])
 
 
 def _race_rivals(
-    workload: Workload, found: ShapeMap, methods: Sequence[str], kinds: Sequence[str], pace: Pace, tick: Tick
-) -> tuple[Form | None, dict[str, Spread]]:
+    workload: Workload, found: ShapeMap, methods: Sequence[str], basis: str, kinds: Sequence[str], pace: Pace,
+    tick: Tick,
+) -> tuple[Form | None, dict[str, Spread]]:  # fmt: skip
     """The anchor, and kind → its time / the anchor's. Without any rival that runs: None and nothing."""
     tick("the rivals")
-    ours = _ours(workload, (1, 1), methods)
+    ours = _ours(workload, (1, 1), methods, basis)
     heats = {
         kind: run_heats(forms, ours.call().shape, ours.rough_ms, lambda form, kind=kind: tick(f"{kind} {form}"))
         for kind, forms in layer_rivals(workload, ours.spec, list(kinds)).items()

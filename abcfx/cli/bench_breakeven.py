@@ -18,6 +18,7 @@ from abcfx.cli import machine
 from abcfx.cli.bench_layers import LAYER_RIVALS
 from abcfx.cli.bench_options import (
     Part,
+    add_basis,
     add_common,
     add_method,
     add_only,
@@ -37,6 +38,7 @@ def add_breakeven(parser: argparse.ArgumentParser) -> None:
     add_only(parser)
     add_rivals(parser, LAYER_RIVALS)
     add_method(parser)
+    add_basis(parser)
     add_common(parser, seconds=0.5)
 
 
@@ -54,7 +56,7 @@ def run_breakeven(arguments: argparse.Namespace) -> int:
         (
             shape.name,
             lambda tick, shape=shape: measure_map(
-                shape, cells, methods, arguments.rivals, pace, tick, report.measurements.append
+                shape, cells, methods, arguments.rivals, pace, tick, report.measurements.append, arguments.basis
             ),
         )
         for shape in found

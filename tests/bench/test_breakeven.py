@@ -79,7 +79,7 @@ def without_timing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(breakeven, "_race_rivals", rivals)
     monkeypatch.setattr(breakeven, "_measure_cell", cell)
     monkeypatch.setattr(
-        breakeven, "_ours", lambda workload, pair, methods: Contestant(Spec(*pair, "xnor", "rows"), lambda: None, 1.0)
+        breakeven, "_ours", lambda workload, pair, *_: Contestant(Spec(*pair, "xnor", "rows"), lambda: None, 1.0)
     )
 
 
