@@ -25,7 +25,7 @@ def test_bases_out_of_range(name: str, value: object) -> None:
 
 
 def test_unknown_kinds() -> None:
-    with pytest.raises(ValueError, match="basis must be one of alternating, greedy, abc, got 'xnor'"):
+    with pytest.raises(ValueError, match="basis must be one of alternating, coded, greedy, abc, got 'xnor'"):
         abcfx.quantize_model(three(), basis="xnor")
     with pytest.raises(ValueError, match="levels must be one of coded, thermometer, got 'log'"):
         abcfx.quantize_model(three(), levels="log")
