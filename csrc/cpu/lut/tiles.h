@@ -7,7 +7,7 @@ constexpr int COLUMNS = 16, STEP = 64;       ///< rows and columns of a tile; by
 constexpr int TILE_STORE = COLUMNS * STEP;   ///< bytes of a tile of weights
 constexpr int64_t CHUNK_STEPS = 96;          ///< weights of so many steps, 192 KiB, stay in the second cache
 constexpr int64_t BATCH = 64;                ///< tiles of rows that share the spread weights
-constexpr int64_t BATCH_BYTES = 384 << 10;   ///< of their codes, in the second cache too
+constexpr int64_t BATCH_BYTES = 1 << 20;   ///< of their codes: the second cache of processors with tiles has 2 MiB
 
 /// One step of the reduction: up to 64 bytes that lie side by side in a window of codes, and their weights.
 struct Step {
