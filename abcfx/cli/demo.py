@@ -21,7 +21,7 @@ from abcfx.cli.front import UsageError, positive, usage_errors
 from abcfx.data import Dataset, load
 from abcfx.ops import library
 from abcfx.packed import save_packed
-from abcfx.plan import MAX_BASES
+from abcfx.plan import BASES, MAX_BASES
 from abcfx.train import Recipe, evaluate, train
 from abcfx.train.progress import Steps
 
@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--M", type=int, default=2, help=f"weight bases, {bases}")
     parser.add_argument("--N", type=int, default=2, help=f"activation bases, {bases}")
+    parser.add_argument(
+        "--basis", choices=BASES, default=BASES[0], help="of the weights; with AMX coded ones are faster (%(default)s)"
+    )
     parser.add_argument("--epochs", type=float, help="length of the fine-tuning, 0 for none (enough for 6000 images)")
     parser.add_argument("--images", type=positive, default=2000, help="test images to use, if there are so many (2000)")
     parser.add_argument("--batch", type=positive, default=32, help="the larger batch size to time, beside 1 (32)")
@@ -94,6 +97,7 @@ def _setup(arguments: argparse.Namespace) -> dict[str, object]:
         "kernels": machine.kernel_names(),
         "threads": machine.threads(),
         "seed": arguments.seed,
+        "basis": arguments.basis,
     }
 
 
@@ -108,7 +112,8 @@ def _show(results: Results, out: Path, console: Console) -> None:
         console.print(results.points_table())
     results.note_disturbed_races()
     setup = results.setup
-    console.print(f"[dim]torch {setup['torch']}, kernels {setup['kernels']}, {setup['threads']}, seed {setup['seed']}")
+    how = f"{setup['threads']}, seed {setup['seed']}, {setup['basis']} weights"
+    console.print(f"[dim]torch {setup['torch']}, kernels {setup['kernels']}, {how}")
     for note in results.notes:
         console.print(note, style="yellow")
     written = ["results.json", *(("model.pt", "model.abc") if results.packed_bytes else ())]
@@ -165,7 +170,7 @@ class Demo:
         return percent
 
     def _quantized(self, M: int, N: int) -> nn.Module:
-        quantized = abcfx.quantize_model(self.float_model, M, N)
+        quantized = abcfx.quantize_model(self.float_model, M, N, basis=self.arguments.basis)
         abcfx.calibrate(quantized, self.data.calibration_batches(CALIBRATION_IMAGES), progress=False)
         return quantized
 

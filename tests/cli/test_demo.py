@@ -27,9 +27,11 @@ def test_the_shipped_model_is_accurate_and_small():
     assert WEIGHTS.stat().st_size < 4e6
 
 
-def test_a_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert main(["demo", "--quick", "--M", "3", "--N", "3", "--out", str(tmp_path)]) == 0
+@pytest.mark.parametrize("basis", ["alternating", "coded"])
+def test_a_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture, basis: str):
+    assert main(["demo", "--quick", "--M", "3", "--N", "3", "--basis", basis, "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
+    assert f"{basis} weights" in " ".join(text.split())
     assert "Fashion-MNIST subset, 250 test images" in text
     record = json.loads((tmp_path / "results.json").read_text())
     assert record["float_accuracy"] > 90
@@ -39,6 +41,7 @@ def test_a_quick_demo(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert record["packed_bytes"] == (tmp_path / "model.abc").stat().st_size < record["float_bytes"] / 8
     assert (tmp_path / "results.png").stat().st_size > 20_000
     loaded = load_packed(tmp_path / "model.abc", DemoNet())
+    assert {plan.basis for plan in abcfx.plan_of(loaded).layers.values()} == {basis}
     # the accuracy in the record belongs to the model in the file
     assert evaluate(loaded, load().first(250)).accuracy == record["calibrated_accuracy"]
 
@@ -100,7 +103,7 @@ def test_fine_tuning_trains_weights_and_levels():
 
 def a_demo() -> demo.Demo:
     """One whose steps are called by the test."""
-    return demo.Demo(Namespace(batch=2, seed=0), load().first(8), Results("images", 8, 2, 2, {}), steps=None)
+    return demo.Demo(Namespace(batch=2, seed=0, basis="alternating"), load().first(8), Results("images", 8, 2, 2, {}), steps=None)
 
 
 def test_without_compiled_kernels_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch):
