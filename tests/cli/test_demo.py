@@ -103,7 +103,8 @@ def test_fine_tuning_trains_weights_and_levels():
 
 def a_demo() -> demo.Demo:
     """One whose steps are called by the test."""
-    return demo.Demo(Namespace(batch=2, seed=0, basis="alternating"), load().first(8), Results("images", 8, 2, 2, {}), steps=None)
+    arguments = Namespace(batch=2, seed=0, basis="alternating")
+    return demo.Demo(arguments, load().first(8), Results("images", 8, 2, 2, {}), steps=None)
 
 
 def test_without_compiled_kernels_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch):
