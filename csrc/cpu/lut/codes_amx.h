@@ -77,14 +77,12 @@ static inline void spread_plane(const uint8_t* column, int64_t pairs, const __m5
 ///
 /// dst  [count] tiles, two tiles apart
 static inline void spread_weights(const Step* steps, int64_t count, const WeightPlanes& weights, int8_t* dst) {
-  __m512i tables[AMX_DIGIT];
-  for (int p = 0; p < weights.planes; ++p) {
-    alignas(64) int8_t values[16][4];
-    for (int nibble = 0; nibble < 16; ++nibble) {
-      for (int i = 0; i < 4; ++i) values[nibble][i] = (int8_t)(nibble >> i & 1 ? -(1 << p) : 1 << p);
-    }
-    tables[p] = _mm512_load_si512(values);
+  alignas(64) int8_t signs[16][4];
+  for (int nibble = 0; nibble < 16; ++nibble) {
+    for (int i = 0; i < 4; ++i) signs[nibble][i] = nibble >> i & 1 ? -1 : 1;
   }
+  __m512i tables[AMX_DIGIT] = {_mm512_load_si512(signs)};
+  for (int p = 1; p < weights.planes; ++p) tables[p] = _mm512_add_epi8(tables[p - 1], tables[p - 1]);
   for (int64_t s = 0; s < count; ++s, dst += 2 * TILE_STORE) {
     const int64_t at = steps[s].pair * 64 + 32 * weights.half, pairs = steps[s].pairs;
     for (int p = 0; p < weights.planes; ++p) {
