@@ -132,7 +132,7 @@ class Fitter:
         plan, w = self.layer.plan, self.weight
         covariance = self.moments.centered()[0]
         fitted = fit_to_moments(
-            w, covariance, plan.weight_bases, self.method, plan.per_channel, self.plain, plan.basis == "coded"
+            w, covariance, plan.weight_bases, self.method, plan.per_channel, self.plain, plan.basis
         )
         rows = w.flatten(0, 1).unsqueeze(1) if plan.per_channel else w.reshape(1, 1, -1)
         limit = limit_of(rows, self.plain[0].view(-1, *rows.shape), self.plain[1][:, : len(rows)])

@@ -49,7 +49,7 @@ def fit_to_moments(
     method: str = "compensate",
     per_channel: bool = True,
     plain: tuple[Tensor, Tensor] | None = None,
-    coded: bool = False,
+    basis: str = "alternating",
 ) -> tuple[Tensor, Tensor]:
     """Bases and scales with small Tr((w - ŵ) S (w - ŵ)ᵀ), at most that of the plain fit in every output channel.
 
@@ -57,8 +57,8 @@ def fit_to_moments(
     moments      f32[g, k, k]       S, symmetric and positive semidefinite
     method       "error" (the plain fit, S plays no part), "moments" or "compensate"
     per_channel  else one set of scales for all rows; then the bound holds for their sum
-    plain        the plain fit of w, "alternating" (or "coded"), if it is there already
-    coded        only scales α_p = 2^p α_0
+    plain        the plain fit of w, of this `basis`, if it is there already
+    basis        "alternating", or "coded": only scales α_p = 2^p α_0
     →            int8[M, g·q, k]    bases, entries ±1
                  f32[M, g·q]        scales
 
@@ -74,12 +74,13 @@ def fit_to_moments(
         )
     require_finite(moments, "input moments")
     w, moments = w.detach().float(), moments.float()
-    best = plain or fit_bases(w.flatten(0, 1), weight_bases, "coded" if coded else "alternating", per_channel)
+    best = plain or fit_bases(w.flatten(0, 1), weight_bases, basis, per_channel)
     if method == "error" or not w.numel():
         return best
     metric, scales = damped(moments), best[1].double().T.contiguous()
     start = compensated(w, metric, scales) if method == "compensate" else dequantize_bases(*best).view_as(w)
-    return _better(w, moments, best, _descend(w, metric, start, scales, per_channel, coded), per_channel)
+    found = _descend(w, metric, start, scales, per_channel, basis == "coded")
+    return _better(w, moments, best, found, per_channel)
 
 
 def solve_scales(

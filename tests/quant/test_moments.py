@@ -24,7 +24,7 @@ def correlated(groups: int, depth: int) -> Tensor:
 def test_lowers_the_output_error_of_correlated_inputs(method: str, per_channel: bool, basis: str) -> None:
     w, moments = torch.randn(2, 6, 36, generator=torch.Generator().manual_seed(1)), correlated(2, 36)
     plain = fit_bases(w.flatten(0, 1), 2, basis, per_channel)
-    fitted = fit_to_moments(w, moments, 2, method, per_channel, coded=basis == "coded")
+    fitted = fit_to_moments(w, moments, 2, method, per_channel, basis=basis)
     assert basis != "coded" or torch.equal(fitted[1][1:], 2 * fitted[1][:-1])
     before, after = (output_error(w - dequantize_bases(*fit).view_as(w), moments) for fit in (plain, fitted))
     assert after.sum() < 0.8 * before.sum()
